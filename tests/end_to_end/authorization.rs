@@ -139,3 +139,83 @@ fn x1_kubectl_auth_answers_as_roles_say() {
     checks.contains("kubectl auth reconcile", &reconciled, "reconciled");
     checks.contains("its rules", &cluster.kubectl(&["get", "role", "own", "-n", "team", "-o", "yaml"]), "- list");
 }
+
+const MEASURED: &str = r#"
+apiVersion: v1
+kind: ServiceAccount
+metadata: { name: metrics-server }
+---
+apiVersion: v1
+kind: ServiceAccount
+metadata: { name: somebody }
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRole
+metadata: { name: metrics-server }
+rules: [{ apiGroups: [""], resources: [nodes/metrics], verbs: [get] }]
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: { name: metrics-server }
+roleRef: { apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: metrics-server }
+subjects: [{ kind: ServiceAccount, name: metrics-server, namespace: default }]
+---
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: { name: data }
+spec: { accessModes: [ReadWriteOnce], resources: { requests: { storage: 64Mi } } }
+---
+apiVersion: v1
+kind: Pod
+metadata: { name: measured }
+spec:
+  containers:
+  - name: c
+    image: test.local/busybox:1
+    command: [sh, -c, "while true; do nc -l -p 8080 -e echo hello; done"]
+    readinessProbe: { tcpSocket: { port: 8080 }, periodSeconds: 1 }
+    volumeMounts: [{ name: data, mountPath: /data }]
+  volumes: [{ name: data, persistentVolumeClaim: { claimName: data } }]
+"#;
+
+/// What metrics-server and Prometheus do: they ask every node's kubelet itself, with their service account's token.
+#[test]
+fn conformance_x1_a_nodes_figures_are_read_with_a_token_by_who_may() {
+    let cluster = Cluster::new();
+    cluster.load(&["busybox"]);
+    cluster.apply(MEASURED);
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/measured", "--timeout=60s"]);
+    let node = cluster.field("node/node-1", "{.status.addresses[?(@.type==\"InternalIP\")].address}");
+    let token = |of: &str| cluster.kubectl(&["create", "token", of]).trim().to_owned();
+    // The code's line comes after the answer.
+    let get = |token: &str, path: &str| {
+        let bearer = format!("Authorization: Bearer {token}");
+        let url = format!("https://{node}:10250{path}");
+        let curl = ["-sk", "-m", "30", "-w", "\n%{http_code}", "-H", &bearer, &url];
+        text(&cluster.inside("curl").args(curl).output().expect("curl"))
+    };
+    let checks = Checks::default();
+    let (may, may_not) = (token("metrics-server"), token("somebody"));
+    for (path, wanted) in [
+        ("/metrics/resource", "pod_memory_working_set_bytes{namespace=\"default\",pod=\"measured\"} "),
+        ("/metrics/cadvisor", "container_cpu_usage_seconds_total{container=\"c\",cpu=\"total\",id=\"/"),
+        ("/metrics/cadvisor", "image=\"test.local/busybox:1\""),
+        ("/metrics/cadvisor", "interface=\"eth0\""),
+        ("/metrics/probes", "prober_probe_total{container=\"c\",namespace=\"default\",pod=\"measured\","),
+        ("/metrics", "kubelet_volume_stats_capacity_bytes{namespace=\"default\",persistentvolumeclaim=\"data\"} "),
+    ] {
+        let answer = get(&may, path);
+        checks.holds(path, answer.contains(wanted) && answer.ends_with("\n200"), &answer);
+    }
+    let refused = get(&may, "/stats/summary");
+    let words = "Forbidden (user=system:serviceaccount:default:metrics-server, verb=get, resource=nodes, \
+         subresource(s)=[stats])";
+    checks.holds("another subresource", refused.contains(words) && refused.ends_with("\n403"), &refused);
+    let refused = get(&may_not, "/metrics/resource");
+    checks.holds("somebody", refused.contains("subresource(s)=[metrics])") && refused.ends_with("\n403"), &refused);
+    checks.holds("a forged token", get("forged", "/metrics/resource").ends_with("Unauthorized\n401"), "");
+    let summary = cluster.kubectl(&["get", "--raw", "/api/v1/nodes/node-1/proxy/stats/summary"]);
+    checks.contains("the summary has the claim", &summary, "\"pvcRef\":{\"name\":\"data\",\"namespace\":\"default\"}");
+    let running = cluster.kubectl(&["get", "--raw", "/api/v1/nodes/node-1/proxy/runningpods/"]);
+    checks.contains("what runs", &running, "test.local/busybox:1");
+}

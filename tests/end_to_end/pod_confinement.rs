@@ -376,3 +376,33 @@ fn image_volumes_and_late_keys(cluster: &Cluster, checks: &Checks) {
     cluster.kubectl(&["delete", "configmap", "later"]);
     cluster.eventually("and goes with its object", || sh("cat /later/a/k 2>/dev/null; true").is_empty());
 }
+
+/// What a status says of its user is what the kernel says of the container's first process.
+#[test]
+fn conformance_a_status_says_who_a_container_began_as() {
+    let cluster = Cluster::new();
+    cluster.load(&["busybox"]);
+    cluster.apply(
+        r#"
+apiVersion: v1
+kind: Pod
+metadata: { name: ids }
+spec:
+  securityContext: { runAsUser: 1000, runAsGroup: 3000, supplementalGroups: [60000], supplementalGroupsPolicy: Strict }
+  containers:
+  - { name: c, image: test.local/busybox:1, command: [sleep, "100000"] }
+"#,
+    );
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/ids", "--timeout=60s"]);
+    let told = cluster.field("pod/ids", "{.status.containerStatuses[0].user.linux}");
+    let told: serde_json::Value = serde_json::from_str(&told).expect("a user");
+    assert_eq!(told, serde_json::json!({ "uid": 1000, "gid": 3000, "supplementalGroups": [3000, 60000] }));
+    let status = cluster.exec("ids", &["cat", "/proc/1/status"]);
+    let ids = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+        line.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!((ids("Uid:")[0].as_str(), ids("Gid:")[0].as_str()), ("1000", "3000"), "{status}");
+    assert_eq!(ids("Groups:"), ["3000", "60000"], "{status}");
+    assert_eq!(cluster.field("node/node-1", "{.status.features.supplementalGroupsPolicy}"), "true");
+}

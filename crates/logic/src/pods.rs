@@ -184,13 +184,17 @@ pub fn scaled(value: &IntOrString, total: i32, round_up: bool) -> i32 {
 /// The names of the claims of a pod, and whether each is made for it (ephemeral).
 pub fn claim_names(pod: &Pod) -> Vec<(String, bool)> {
     let volumes = pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default();
+    volumes.iter().filter_map(|volume| claim_name(pod, volume)).collect()
+}
+
+/// The claim of one of a pod's volumes, where it has one, and whether it is made for the pod (ephemeral).
+pub fn claim_name(pod: &Pod, volume: &Volume) -> Option<(String, bool)> {
     let pod_name = pod.metadata.name.as_deref().unwrap_or("");
-    let name = |volume: &Volume| match (&volume.persistent_volume_claim, &volume.ephemeral) {
+    match (&volume.persistent_volume_claim, &volume.ephemeral) {
         (Some(source), _) => Some((source.claim_name.clone(), false)),
         (None, Some(_)) => Some((format!("{pod_name}-{}", volume.name), true)),
         _ => None,
-    };
-    volumes.iter().filter_map(name).collect()
+    }
 }
 
 /// `spec.affinity`.

@@ -241,6 +241,7 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
         hold: kubelet::lease::Hold::new(&config.machine, apart.then_some(&*config.data_dir)),
         deadlines: kubelet::deadline::Deadlines::default(),
         pressure: kubelet::pressure::Pressure::default(),
+        probed: kubelet::probed::Probed::default(),
         status_due,
         health: health.clone(),
         config,

@@ -40,6 +40,9 @@ const LIBRARY_CONTROLLERS: [&str; 12] = [
 /// Groups are `<QoS class>/pod<uid>/<container>` below the instance's root.
 const MAX_DEPTH: usize = 3;
 
+/// CPU time is told in hundredths of a second by v1, on every machine that Linux runs on today.
+const TICK_NANOS: u64 = 10_000_000;
+
 /// How long killed processes may take to go.
 const KILL_WAIT: Duration = Duration::from_secs(10);
 
@@ -396,30 +399,106 @@ impl Cgroups {
         Ok(())
     }
 
-    /// What the group uses. Zeros where a controller is missing.
+    /// What the group uses. Zeros where a controller is missing. Each file is read once.
     pub fn stats(&self, relative: &str) -> ContainerStats {
-        let read = |controller: &str, file: &str| -> Option<String> {
-            fs::read_to_string(self.folder(controller, relative)?.join(file)).ok()
+        let read = |controller: &str, file: &str| -> String {
+            let folder = self.folder(controller, relative);
+            folder.and_then(|folder| fs::read_to_string(folder.join(file)).ok()).unwrap_or_default()
         };
-        let number = |controller: &str, file: &str| {
-            read(controller, file).and_then(|text| text.trim().parse::<u64>().ok()).unwrap_or(0)
-        };
-        let (cpu_usage_nanos, memory_usage_bytes, inactive) = if self.is_v2() {
-            let cpu = read("cpu", "cpu.stat").and_then(|text| flat_value(&text, "usage_usec")).unwrap_or(0);
-            let inactive =
-                read("memory", "memory.stat").and_then(|text| flat_value(&text, "inactive_file")).unwrap_or(0);
-            (cpu.saturating_mul(1000), number("memory", "memory.current"), inactive)
-        } else {
-            let inactive =
-                read("memory", "memory.stat").and_then(|text| flat_value(&text, "total_inactive_file")).unwrap_or(0);
-            (number("cpuacct", "cpuacct.usage"), number("memory", "memory.usage_in_bytes"), inactive)
-        };
-        ContainerStats {
-            cpu_usage_nanos,
-            memory_usage_bytes,
-            memory_working_set_bytes: memory_usage_bytes.saturating_sub(inactive),
-            pids: number("pids", "pids.current"),
-        }
+        let mut stats = if self.is_v2() { v2_stats(&read) } else { v1_stats(&read) };
+        stats.pids = whole(&read("pids", "pids.current"));
+        stats
+    }
+}
+
+/// The number that a file is. `max`, and what is no number, is 0.
+fn whole(text: &str) -> u64 {
+    text.trim().parse().unwrap_or(0)
+}
+
+fn v2_stats(read: &dyn Fn(&str, &str) -> String) -> ContainerStats {
+    let (cpu, memory) = (read("cpu", "cpu.stat"), read("memory", "memory.stat"));
+    let (events, io) = (read("memory", "memory.events"), read("io", "io.stat"));
+    let nanos = |key: &str| flat_value(&cpu, key).unwrap_or(0).saturating_mul(1000);
+    let of = |key: &str| flat_value(&memory, key).unwrap_or(0);
+    // `8:0 rbytes=1 wbytes=2 rios=3 wios=4 …`
+    let device_sum = |key: &str| -> u64 {
+        let words = io.lines().flat_map(str::split_whitespace);
+        words
+            .filter_map(|word| word.strip_prefix(key)?.strip_prefix('=')?.parse::<u64>().ok())
+            .fold(0, u64::saturating_add)
+    };
+    let memory_usage_bytes = whole(&read("memory", "memory.current"));
+    ContainerStats {
+        cpu_usage_nanos: nanos("usage_usec"),
+        cpu_user_nanos: nanos("user_usec"),
+        cpu_system_nanos: nanos("system_usec"),
+        cpu_periods: flat_value(&cpu, "nr_periods").unwrap_or(0),
+        cpu_throttled_periods: flat_value(&cpu, "nr_throttled").unwrap_or(0),
+        cpu_throttled_nanos: nanos("throttled_usec"),
+        memory_usage_bytes,
+        memory_working_set_bytes: memory_usage_bytes.saturating_sub(of("inactive_file")),
+        memory_rss_bytes: of("anon"),
+        memory_cache_bytes: of("file"),
+        memory_mapped_bytes: of("file_mapped"),
+        memory_swap_bytes: whole(&read("memory", "memory.swap.current")),
+        memory_peak_bytes: whole(&read("memory", "memory.peak")),
+        memory_limit_bytes: whole(&read("memory", "memory.max")),
+        memory_limit_hits: flat_value(&events, "max").unwrap_or(0),
+        oom_kills: flat_value(&events, "oom_kill").unwrap_or(0),
+        page_faults: of("pgfault"),
+        major_page_faults: of("pgmajfault"),
+        read_bytes: device_sum("rbytes"),
+        written_bytes: device_sum("wbytes"),
+        reads: device_sum("rios"),
+        writes: device_sum("wios"),
+        pids: 0,
+    }
+}
+
+fn v1_stats(read: &dyn Fn(&str, &str) -> String) -> ContainerStats {
+    /// What the kernel says of a group without a limit, less than one page.
+    const NO_LIMIT: u64 = 1 << 62;
+    let (ticks, cpu, memory) =
+        (read("cpuacct", "cpuacct.stat"), read("cpu", "cpu.stat"), read("memory", "memory.stat"));
+    let nanos = |key: &str| flat_value(&ticks, key).unwrap_or(0).saturating_mul(TICK_NANOS);
+    let of = |key: &str| flat_value(&memory, key).unwrap_or(0);
+    let bytes = read("blkio", "blkio.throttle.io_service_bytes_recursive");
+    let operations = read("blkio", "blkio.throttle.io_serviced_recursive");
+    // `8:0 Read 1`; the sum of all devices is a line of its own, without the direction.
+    let device_sum = |text: &str, direction: &str| -> u64 {
+        let words = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let numbers =
+            words.filter(|words| words.get(1) == Some(&direction)).filter_map(|words| words.get(2)?.parse().ok());
+        numbers.fold(0, u64::saturating_add)
+    };
+    let memory_usage_bytes = whole(&read("memory", "memory.usage_in_bytes"));
+    ContainerStats {
+        cpu_usage_nanos: whole(&read("cpuacct", "cpuacct.usage")),
+        cpu_user_nanos: nanos("user"),
+        cpu_system_nanos: nanos("system"),
+        cpu_periods: flat_value(&cpu, "nr_periods").unwrap_or(0),
+        cpu_throttled_periods: flat_value(&cpu, "nr_throttled").unwrap_or(0),
+        cpu_throttled_nanos: flat_value(&cpu, "throttled_time").unwrap_or(0),
+        memory_usage_bytes,
+        memory_working_set_bytes: memory_usage_bytes.saturating_sub(of("total_inactive_file")),
+        memory_rss_bytes: of("total_rss"),
+        memory_cache_bytes: of("total_cache"),
+        memory_mapped_bytes: of("total_mapped_file"),
+        memory_swap_bytes: of("total_swap"),
+        memory_peak_bytes: whole(&read("memory", "memory.max_usage_in_bytes")),
+        memory_limit_bytes: Some(whole(&read("memory", "memory.limit_in_bytes")))
+            .filter(|most| *most < NO_LIMIT)
+            .unwrap_or(0),
+        memory_limit_hits: whole(&read("memory", "memory.failcnt")),
+        oom_kills: flat_value(&read("memory", "memory.oom_control"), "oom_kill").unwrap_or(0),
+        page_faults: of("total_pgfault"),
+        major_page_faults: of("total_pgmajfault"),
+        read_bytes: device_sum(&bytes, "Read"),
+        written_bytes: device_sum(&bytes, "Write"),
+        reads: device_sum(&operations, "Read"),
+        writes: device_sum(&operations, "Write"),
+        pids: 0,
     }
 }
 
@@ -520,6 +599,56 @@ mod tests {
             (flat_value(text, "oom_kill"), flat_value(text, "oom"), flat_value(text, "kill")),
             (Some(1), Some(3), None)
         );
+    }
+
+    #[test]
+    fn both_trees_say_the_same_of_a_group() {
+        let v2 = |controller: &str, file: &str| -> String {
+            match (controller, file) {
+                ("cpu", "cpu.stat") => {
+                    "usage_usec 9\nuser_usec 4\nsystem_usec 5\nnr_periods 3\nnr_throttled 2\n\
+                    throttled_usec 7\n"
+                }
+                ("memory", "memory.stat") => {
+                    "anon 10\nfile 20\nfile_mapped 5\ninactive_file 8\npgfault 6\n\
+                    pgmajfault 1\n"
+                }
+                ("memory", "memory.current") => "40\n",
+                ("memory", "memory.max") => "max\n",
+                ("memory", "memory.events") => "low 0\nhigh 0\nmax 3\noom 1\noom_kill 2\n",
+                ("io", "io.stat") => {
+                    "8:0 rbytes=100 wbytes=200 rios=1 wios=2 dbytes=9 dios=9\n8:16 rbytes=1 wbytes=2\n"
+                }
+                _ => "",
+            }
+            .to_owned()
+        };
+        let v1 = |controller: &str, file: &str| -> String {
+            match (controller, file) {
+                ("cpuacct", "cpuacct.usage") => "9000\n",
+                ("cpu", "cpu.stat") => "nr_periods 3\nnr_throttled 2\nthrottled_time 7000\n",
+                ("memory", "memory.stat") => {
+                    "rss 1\ntotal_rss 10\ntotal_cache 20\ntotal_mapped_file 5\n\
+                    total_inactive_file 8\ntotal_pgfault 6\ntotal_pgmajfault 1\n"
+                }
+                ("memory", "memory.usage_in_bytes") => "40\n",
+                ("memory", "memory.limit_in_bytes") => "9223372036854771712\n",
+                ("memory", "memory.failcnt") => "3\n",
+                ("memory", "memory.oom_control") => "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n",
+                ("blkio", "blkio.throttle.io_service_bytes_recursive") => {
+                    "8:0 Read 100\n8:0 Write 200\n8:16 Read 1\n8:16 Write 2\n8:0 Total 300\nTotal 303\n"
+                }
+                ("blkio", "blkio.throttle.io_serviced_recursive") => "8:0 Read 1\n8:0 Write 2\nTotal 3\n",
+                _ => "",
+            }
+            .to_owned()
+        };
+        let (one, other) = (v2_stats(&v2), v1_stats(&v1));
+        // Hundredths of a second are too coarse for what the other has here.
+        assert_eq!(ContainerStats { cpu_user_nanos: 0, cpu_system_nanos: 0, ..one }, other);
+        assert_eq!((one.cpu_user_nanos, one.memory_working_set_bytes, one.read_bytes), (4000, 32, 101));
+        let ticks = |_: &str, file: &str| if file == "cpuacct.stat" { "user 2\nsystem 1\n" } else { "" }.to_owned();
+        assert_eq!(v1_stats(&ticks).cpu_user_nanos, 2 * TICK_NANOS);
     }
 
     #[test]

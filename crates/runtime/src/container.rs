@@ -51,6 +51,8 @@ impl Entry {
             attempt: spec.attempt,
             image: spec.image.clone(),
             image_id: spec.image_id.clone(),
+            sandbox_made_at_ms: spec.sandbox_made_at_ms,
+            user: Some(spec.process_user()),
             state,
         };
         let (status, pidfd) = (watch::Sender::new(status), std::sync::Mutex::new(None));
@@ -91,12 +93,13 @@ impl Inner {
     /// See [`super::Runtime::start_container`].
     pub async fn start(self: &Arc<Self>, spec: &ContainerSpec) -> Result<ContainerStatus, RuntimeError> {
         let id = spec.id();
-        let (mut namespaces, pod_cgroup) = {
+        let (mut namespaces, pod_cgroup, made_at_ms) = {
             let sandboxes = super::locked(&self.sandboxes);
             let sandbox =
                 sandboxes.get(&spec.pod_uid).ok_or_else(|| RuntimeError::SandboxNotFound(spec.pod_uid.clone()))?;
-            (sandbox.namespaces(), sandbox.record.spec.cgroup.clone())
+            (sandbox.namespaces(), sandbox.record.spec.cgroup.clone(), sandbox.record.created_at_ms)
         };
+        let spec = ContainerSpec { sandbox_made_at_ms: Some(made_at_ms), ..spec.clone() };
         let joined = match &spec.processes_of {
             Some(other) => Some(self.entry(other)?.pid_namespace()?),
             None => None,
@@ -108,7 +111,7 @@ impl Inner {
         }
         let dir = self.container_dir(&id);
         let cgroup = format!("{}/{}", pod_cgroup.trim_matches('/'), layout::short(&id));
-        let entry = Arc::new(Entry::new(spec.clone(), dir, cgroup, ContainerState::Created));
+        let entry = Arc::new(Entry::new(spec, dir, cgroup, ContainerState::Created));
         {
             let mut containers = super::locked(&self.containers);
             if let Some(existing) = containers.get(&id) {

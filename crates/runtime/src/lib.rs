@@ -337,6 +337,17 @@ impl Runtime {
         }
     }
 
+    /// The control group of a container, as `/<root>/burstable/pod<uid>/<name>`.
+    pub fn group(&self, id: &str) -> Option<String> {
+        self.inner.entry(id).ok().map(|entry| self.inner.cgroups.name(&entry.cgroup))
+    }
+
+    /// A pod's control group, and what it counts: also what containers used that have ended. `None` without a sandbox.
+    pub fn pod_stats(&self, pod_uid: &str) -> Option<(String, ContainerStats)> {
+        let group = locked(&self.inner.sandboxes).get(pod_uid)?.record.spec.cgroup.clone();
+        Some((self.inner.cgroups.name(&group), self.inner.cgroups.stats(&group)))
+    }
+
     /// Gives a running container other limits. Idempotent.
     ///
     /// # Errors

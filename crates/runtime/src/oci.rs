@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{ContainerSpec, Mount, MountPropagation};
+use super::{ContainerSpec, Mount, MountPropagation, ProcessUser};
 use crate::cgroups::Cgroups;
 
 /// The period over which a CPU limit is counted, microseconds (the kubelet's cpuCFSQuotaPeriod).
@@ -161,15 +161,8 @@ pub fn config(
     if !views.is_empty() {
         read_only.push(CGROUP_VIEW);
     }
-    // As containerd does: the primary group is also in the list.
-    let primary = spec.group.unwrap_or(0);
-    let others = spec.supplemental_groups.iter().copied().filter(|group| *group != primary);
-    let groups: Vec<u32> = std::iter::once(primary).chain(others).collect();
-    let user = json!({
-        "uid": spec.user.unwrap_or(0),
-        "gid": spec.group.unwrap_or(0),
-        "additionalGids": groups,
-    });
+    let ProcessUser { uid, gid, groups } = spec.process_user();
+    let user = json!({ "uid": uid, "gid": gid, "additionalGids": groups });
     let mut config = json!({
         "ociVersion": "1.0.2",
         "root": { "path": rootfs, "readonly": spec.read_only_root },

@@ -122,6 +122,18 @@ pub struct ContainerSpec {
     /// When its supervisor ends it by itself, if ever.
     #[serde(default)]
     pub deadline: Option<Deadline>,
+    /// When the sandbox was made that it is started in, which says which one that is. The runtime notes it.
+    #[serde(default)]
+    pub sandbox_made_at_ms: Option<i64>,
+}
+
+impl ContainerSpec {
+    /// Who its first process is when it begins. As containerd does it, the primary group is among the others, too.
+    pub fn process_user(&self) -> ProcessUser {
+        let gid = self.group.unwrap_or(0);
+        let others = self.supplemental_groups.iter().copied().filter(|group| *group != gid);
+        ProcessUser { uid: self.user.unwrap_or(0), gid, groups: std::iter::once(gid).chain(others).collect() }
+    }
 }
 
 /// A container ends when the node's lease was not renewed for so long (S13).
@@ -189,7 +201,20 @@ pub struct ContainerStatus {
     /// The image's name as the pod had it at the start; empty where it was not noted.
     pub image: String,
     pub image_id: String,
+    /// Which sandbox it was started in, by [`SandboxStatus::created_at_ms`]; none where it was not noted.
+    pub sandbox_made_at_ms: Option<i64>,
+    /// Who its first process is when it begins, as it sees itself; none where nothing of it was ever made.
+    pub user: Option<ProcessUser>,
     pub state: ContainerState,
+}
+
+/// The ids of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessUser {
+    pub uid: u32,
+    pub gid: u32,
+    /// All of its groups: the primary one first, then the others.
+    pub groups: Vec<u32>,
 }
 
 /// A command to run in a running container, with the container's user, groups, environment and limits.
@@ -228,13 +253,55 @@ pub struct ExecExit {
     pub code: i32,
 }
 
-/// What the container's cgroup counts.
+/// What a cgroup counts: a container's, or a pod's with all that it had. Zero where the machine does not count it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct ContainerStats {
-    /// CPU time used since the start, nanoseconds.
+    /// CPU time used since the start, nanoseconds: in all, and in and outside of the kernel.
     pub cpu_usage_nanos: u64,
+    pub cpu_user_nanos: u64,
+    pub cpu_system_nanos: u64,
+    /// Periods in which it had a limit, those in which it used it up, and for how long it then waited.
+    pub cpu_periods: u64,
+    pub cpu_throttled_periods: u64,
+    pub cpu_throttled_nanos: u64,
     /// Memory in use, bytes, and without the inactive page cache (what `kubectl top` calls memory).
     pub memory_usage_bytes: u64,
     pub memory_working_set_bytes: u64,
+    /// Of it: what belongs to no file, what does, what of that is mapped, and what is swapped out beside it.
+    pub memory_rss_bytes: u64,
+    pub memory_cache_bytes: u64,
+    pub memory_mapped_bytes: u64,
+    pub memory_swap_bytes: u64,
+    /// The most that ever was in use.
+    pub memory_peak_bytes: u64,
+    /// What may be; 0 without a limit.
+    pub memory_limit_bytes: u64,
+    /// How often it wanted more, and how many of its processes were killed for that.
+    pub memory_limit_hits: u64,
+    pub oom_kills: u64,
+    pub page_faults: u64,
+    pub major_page_faults: u64,
+    /// What went from and to disks, in bytes and operations.
+    pub read_bytes: u64,
+    pub written_bytes: u64,
+    pub reads: u64,
+    pub writes: u64,
     pub pids: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conformance_a_process_has_its_own_group_among_its_groups_once() {
+        let spec = ContainerSpec {
+            user: Some(1000),
+            group: Some(3000),
+            supplemental_groups: vec![60000, 3000],
+            ..ContainerSpec::default()
+        };
+        assert_eq!(spec.process_user(), ProcessUser { uid: 1000, gid: 3000, groups: vec![3000, 60000] });
+        assert_eq!(ContainerSpec::default().process_user(), ProcessUser { uid: 0, gid: 0, groups: vec![0] });
+    }
 }

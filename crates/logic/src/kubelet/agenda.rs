@@ -217,6 +217,15 @@ impl Agenda {
         events
     }
 
+    /// The clock was set, forward by so much (or back): see [`PodView::clock_stepped`].
+    pub fn clock_stepped(&mut self, by: SignedDuration) {
+        self.view.clock_stepped(by);
+        let deadlines = self.under_way.values_mut().flatten();
+        for at in [&mut self.retry_status_at, &mut self.retry_at].into_iter().flatten().chain(deadlines) {
+            *at = super::view::moved(*at, by);
+        }
+    }
+
     /// What to do now.
     pub fn step(&mut self, now: Timestamp) -> Step {
         self.retry_status_at = self.retry_status_at.filter(|at| *at > now);
@@ -376,7 +385,15 @@ mod tests {
         agenda.view.apply(Fact::Sandbox(Sandbox::Ready { ip: None, made_at: Some(NOW) }), NOW);
         let life = Life::Running { since: NOW };
         agenda.observe(
-            ContainerFact { name: "c".to_owned(), attempt: 0, image: String::new(), image_id: "i".to_owned(), life },
+            ContainerFact {
+                name: "c".to_owned(),
+                attempt: 0,
+                image: String::new(),
+                image_id: "i".to_owned(),
+                sandbox_made_at: None,
+                user: None,
+                life,
+            },
             NOW,
         );
         agenda
@@ -401,7 +418,15 @@ mod tests {
             message: None,
         };
         agenda.observe(
-            ContainerFact { name: "c".to_owned(), attempt: 0, image: String::new(), image_id: "i".to_owned(), life },
+            ContainerFact {
+                name: "c".to_owned(),
+                attempt: 0,
+                image: String::new(),
+                image_id: "i".to_owned(),
+                sandbox_made_at: None,
+                user: None,
+                life,
+            },
             NOW,
         );
         agenda

@@ -73,6 +73,10 @@ pub(super) fn is_over(view: &PodView, container: &Container) -> bool {
 /// Whether a container belongs to the sandbox of now (an older one's died with it).
 fn in_this_sandbox(view: &PodView, fact: &ContainerFact) -> bool {
     let Sandbox::Ready { made_at, .. } = view.sandbox else { return true };
+    if let (Some(made), Some(of)) = (made_at, fact.sandbox_made_at) {
+        return made == of;
+    }
+    // It was started by an agent from before that was noted: by the clock, which may have been set meanwhile.
     match &fact.life {
         Life::Created | Life::Running { .. } => true,
         // One that could not be started has no start.
@@ -258,6 +262,7 @@ pub(super) fn crash_until(view: &PodView, container: &Container, now: Timestamp)
     let latest = view.latest(&container.name).filter(|latest| !latest.is_of_another_image(container))?;
     let crash = view.memory.get(&container.name)?.crash?;
     let (_, finished) = latest.exit()?;
+    let finished = finished.map(|finished| view.by_this_clock(latest, finished));
     Some(crash.until(finished.unwrap_or(crash.updated), RESTART)).filter(|until| *until > now)
 }
 

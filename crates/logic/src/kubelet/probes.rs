@@ -13,6 +13,7 @@ pub(super) fn run(view: &PodView, now: Timestamp, kinds: &[ProbeKind], decision:
     for container in view.specs() {
         let Some(latest) = view.latest(&container.name) else { continue };
         let Life::Running { since } = latest.life else { continue };
+        let since = view.by_this_clock(latest, since);
         let memory = view.memory_of(&container.name, latest.attempt);
         if memory.is_some_and(|memory| memory.condemned.is_some()) || !hook_done(view, container, latest.attempt) {
             continue;
@@ -48,8 +49,9 @@ const EARLY_PAUSE: SignedDuration = SignedDuration::from_millis(25);
 /// Whether a readiness run falls into the first period of a container. Differs: until that is over, failed runs are
 /// repeated soon, uncounted and untold. Most servers listen within milliseconds, and upstream would look again only a
 /// whole period later; an ordered set pays that once per pod.
-pub(super) fn is_early(probe: &Probe, fact: &ContainerFact, began: Timestamp) -> bool {
+pub(super) fn is_early(view: &PodView, probe: &Probe, fact: &ContainerFact, began: Timestamp) -> bool {
     let Life::Running { since } = fact.life else { return false };
+    let since = view.by_this_clock(fact, since);
     began < plus_seconds(due(probe, None, since), probe.period_seconds.unwrap_or(10).max(1).into())
 }
 

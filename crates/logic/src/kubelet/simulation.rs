@@ -274,6 +274,8 @@ impl World {
                     attempt,
                     image: "i:1".into(),
                     image_id: "i".into(),
+                    sandbox_made_at: None,
+                    user: None,
                     life: Life::Running { since: now },
                 });
                 self.tell_containers();

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    HostIP, Pod, PodIP, PodStatus, ResourceRequirements,
+    ContainerUser, HostIP, Pod, PodIP, PodStatus, ResourceRequirements,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Map, Value, json};
@@ -289,6 +289,7 @@ fn container_status(
     status.resources = Some(ResourceRequirements { claims: None, ..applied });
     status.restart_count = i32::try_from(fact.attempt).unwrap_or(i32::MAX);
     status.container_id = Some(container_id(view.uid(), name, fact.attempt));
+    status.user = fact.user.clone().map(|user| ContainerUser { linux: Some(user) });
     let previous = fact
         .attempt
         .checked_sub(1)
@@ -303,7 +304,7 @@ fn container_status(
     status.last_state = Some(previous.or_else(recorded).unwrap_or_default());
     match &fact.life {
         Life::Created => {
-            status.container_id = None;
+            (status.container_id, status.user) = (None, None);
             status.state = Some(blocked(view, container, now).unwrap_or_else(default));
         }
         Life::Running { since } => {

@@ -89,7 +89,8 @@ fn has_pre_stop(view: &PodView, name: &str) -> bool {
 }
 
 fn last_end(view: &PodView) -> Option<Timestamp> {
-    view.containers.iter().filter_map(|fact| fact.exit().and_then(|(_, finished)| finished)).max()
+    let ends = view.containers.iter().filter_map(|fact| Some((fact, fact.exit()?.1?)));
+    ends.map(|(fact, finished)| view.by_this_clock(fact, finished)).max()
 }
 
 /// Stops everything that is alive: first all but the sidecars, then the sidecars from the last to the first.

@@ -8,6 +8,7 @@ use super::*;
 
 mod again;
 mod agenda;
+mod clock;
 mod containers;
 mod endings;
 mod resizes;
@@ -111,7 +112,15 @@ impl Bench {
         let mut all = self.view.containers.clone();
         all.retain(|fact| fact.name != name || fact.attempt != attempt);
         let (name, image_id) = (name.to_owned(), "sha256:1".to_owned());
-        all.push(ContainerFact { name, attempt, image: "img:1".to_owned(), image_id, life });
+        all.push(ContainerFact {
+            name,
+            attempt,
+            image: "img:1".to_owned(),
+            image_id,
+            sandbox_made_at: None,
+            user: None,
+            life,
+        });
         self.fact(Fact::Containers(all))
     }
 

@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use jiff::Timestamp;
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Probe, ResourceRequirements};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Container, LinuxContainerUser, Pod, PodSpec, Probe, ResourceRequirements};
 
 use super::admission::Refusal;
 use super::backoff::{Backoff, RESTART};
@@ -69,7 +69,7 @@ pub enum Life {
 }
 
 /// One container of the pod, past or present.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ContainerFact {
     pub name: String,
     /// How many of this name came before it in this pod.
@@ -78,6 +78,10 @@ pub struct ContainerFact {
     pub image: String,
     /// The image's digest.
     pub image_id: String,
+    /// When the sandbox was made that it was started in; none where that was not noted.
+    pub sandbox_made_at: Option<Timestamp>,
+    /// Who its first process was when it began, where the runtime knows.
+    pub user: Option<LinuxContainerUser>,
     pub life: Life,
 }
 
@@ -326,6 +330,11 @@ pub struct PodEvent {
     pub container: Option<String>,
 }
 
+/// A time by a clock that was set by so much.
+pub(super) fn moved(at: Timestamp, by: SignedDuration) -> Timestamp {
+    at.saturating_add(by).unwrap_or(at)
+}
+
 /// Everything that `decide` may look at for one pod uid.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PodView {
@@ -361,6 +370,8 @@ pub struct PodView {
     /// All attempts that the runtime still has, by name and attempt.
     pub containers: Vec<ContainerFact>,
     pub memory: BTreeMap<String, Memory>,
+    /// By how much the clock was set since a container's start (or, with `true`, its end) was noted by it.
+    stepped: BTreeMap<(String, u32, bool), SignedDuration>,
 }
 
 impl PodView {
@@ -381,6 +392,13 @@ impl PodView {
     /// Whether the pod is on its way out, for good.
     pub fn is_tombstoned(&self) -> bool {
         self.gone || self.pod.metadata.deletion_timestamp.is_some() || self.remembered == Remembered::Yes
+    }
+
+    /// Why the pod was evicted, where the API says so and it has not ended yet: an agent from before decided that.
+    pub fn recorded_eviction(&self) -> Option<String> {
+        let status = self.pod.status.as_ref().filter(|status| status.reason.as_deref() == Some("Evicted"))?;
+        let has_ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+        (!has_ended).then(|| status.message.clone().unwrap_or_default())
     }
 
     /// Whether nothing of the pod was ever begun here, so that this node may still refuse it.
@@ -430,6 +448,73 @@ impl PodView {
         self.spec().into_iter().flat_map(|spec| spec.init_containers.iter().flatten().chain(&spec.containers))
     }
 
+    /// When something happened to a container (its start or, of one that has ended, its end) by the clock of now, which
+    /// may have been set since. What the API is told stays as it was noted.
+    pub(super) fn by_this_clock(&self, fact: &ContainerFact, at: Timestamp) -> Timestamp {
+        let key = (fact.name.clone(), fact.attempt, fact.exit().is_some());
+        self.stepped.get(&key).map_or(at, |by| moved(at, *by))
+    }
+
+    /// The clock was set, forward by so much (or back): whatever is measured from a moment before goes on as if it had
+    /// not been, so that nothing waits for the hours to come back, and nothing comes all at once. What the API says of
+    /// times (`activeDeadlineSeconds`, the end of a token) goes by the clock.
+    pub fn clock_stepped(&mut self, by: SignedDuration) {
+        let shift = |at: &mut Timestamp| *at = moved(*at, by);
+        let shift_backoff = |backoff: &mut Backoff| backoff.updated = moved(backoff.updated, by);
+        [&mut self.crowded_until, &mut self.tombstoned_since, &mut self.finished_since]
+            .into_iter()
+            .flatten()
+            .for_each(shift);
+        self.evicted.iter_mut().for_each(|(_, since)| shift(since));
+        if let Sandbox::Dead { since } = &mut self.sandbox {
+            shift(since);
+        }
+        self.sandbox_error.iter_mut().for_each(shift_backoff);
+        for volume in self.volumes.values_mut() {
+            if let VolumeFact::Failed { backoff, .. } = volume {
+                shift_backoff(backoff);
+            }
+        }
+        for memory in self.memory.values_mut() {
+            [&mut memory.crash, &mut memory.pull, &mut memory.start_retry]
+                .into_iter()
+                .flatten()
+                .for_each(shift_backoff);
+            if let Some(ImageFact { state: ImageState::Failed { at, .. }, .. }) = &mut memory.image {
+                shift(at);
+            }
+            memory.probes.values_mut().filter_map(|probe| probe.last_run.as_mut()).for_each(shift);
+            memory.condemned.iter_mut().for_each(|condemned| shift(&mut condemned.since));
+        }
+        for fact in &self.containers {
+            let stepped = self.stepped.entry((fact.name.clone(), fact.attempt, fact.exit().is_some())).or_default();
+            *stepped = stepped.saturating_add(by);
+        }
+    }
+
+    /// Notes of what was noted by a clock that was set back since, before this agent began: nothing begins later than
+    /// now. What is not known any more is forgotten.
+    fn note_steps(&mut self, now: Timestamp) {
+        let Self { containers, stepped, .. } = self;
+        let is_known = |(name, attempt, has_ended): &(String, u32, bool)| {
+            containers
+                .iter()
+                .any(|fact| fact.name == *name && fact.attempt == *attempt && fact.exit().is_some() == *has_ended)
+        };
+        stepped.retain(|key, _| is_known(key));
+        for fact in containers.iter() {
+            let at = match &fact.life {
+                Life::Running { since } => *since,
+                Life::Exited { finished, .. } => *finished,
+                Life::Created | Life::Lost => continue,
+            };
+            let key = (fact.name.clone(), fact.attempt, fact.exit().is_some());
+            if at > now && !stepped.contains_key(&key) {
+                stepped.insert(key, now.duration_since(at));
+            }
+        }
+    }
+
     fn attempt_memory(&mut self, container: &str, attempt: u32) -> Option<&mut Memory> {
         let memory = self.memory.entry(container.to_owned()).or_default();
         if memory.attempt.is_none() {
@@ -452,6 +537,7 @@ impl PodView {
             Fact::Containers(mut facts) => {
                 facts.sort_by(|a, b| (&a.name, a.attempt).cmp(&(&b.name, b.attempt)));
                 self.containers = facts;
+                self.note_steps(now);
             }
             Fact::Sandbox(sandbox) => {
                 if matches!(sandbox, Sandbox::Ready { .. }) {
@@ -631,7 +717,11 @@ impl PodView {
         let before = attempt.checked_sub(1).and_then(|before| self.attempt(container, before));
         // Another image has not failed yet.
         let is_another = before.is_some_and(|fact| !fact.image.is_empty() && !image.is_empty() && fact.image != image);
-        let ended = before.filter(|_| !is_another).map(ContainerFact::exit);
+        let of_now = |fact: &ContainerFact| {
+            let (code, finished) = fact.exit()?;
+            Some((code, finished.map(|finished| self.by_this_clock(fact, finished))))
+        };
+        let ended = before.filter(|_| !is_another).map(of_now);
         let memory = self.memory.entry(container.to_owned()).or_default();
         let crash = match ended {
             None => memory.crash.filter(|_| !is_another),
@@ -699,7 +789,7 @@ impl PodView {
         let grace_seconds = probe.termination_grace_period_seconds.unwrap_or_else(|| self.grace_seconds());
         let alive = self.attempt(container, attempt).is_some_and(ContainerFact::is_alive);
         let early = kind == ProbeKind::Readiness
-            && self.attempt(container, attempt).is_some_and(|fact| super::probes::is_early(probe, fact, began));
+            && self.attempt(container, attempt).is_some_and(|fact| super::probes::is_early(self, probe, fact, began));
         let Some(memory) = self.attempt_memory(container, attempt) else { return };
         let fact = memory.probes.entry(kind).or_default();
         fact.last_run = Some(began);

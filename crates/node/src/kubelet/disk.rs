@@ -4,6 +4,7 @@
 //! <data>/pods/<uid>/pod.json          the pod as last acted upon
 //! <data>/pods/<uid>/deadline          what was decided about its deadline, where it has mounts that need to know
 //! <data>/pods/<uid>/tombstone            told to stop; never to be started again (kubernetes#59848)
+//! <data>/pods/<uid>/evicted           it is evicted, and why
 //! <data>/pods/<uid>/volumes/…         volumes (crate::volumes)
 //! <data>/pods/<uid>/files/…           /etc/hosts, /etc/resolv.conf, termination logs
 //! <data>/logs/<ns>_<name>_<uid>/<container>/<attempt>.log
@@ -20,6 +21,8 @@ use mainstay_runtime::safe_path::make_private_dir;
 
 /// See [`Disk::deadline`].
 const DEADLINE: &str = "deadline";
+/// See [`Disk::note_eviction`].
+const EVICTED: &str = "evicted";
 /// The largest `pod.json` that is read back.
 const MAX_POD: u64 = 4 << 20;
 
@@ -123,6 +126,23 @@ impl Disk {
         Ok(seconds)
     }
 
+    /// Notes that a pod is evicted, and why; durable when this returns, before anybody is told.
+    ///
+    /// # Errors
+    /// The disk is full or broken, or nothing of the pod is here.
+    pub fn note_eviction(&self, uid: &str, why: &str) -> io::Result<()> {
+        let alone = self.alone();
+        if !self.pod_dir(uid)?.exists() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "nothing of the pod is here"));
+        }
+        self.write(&alone, uid, EVICTED, why.as_bytes())
+    }
+
+    /// Why a pod is evicted, if it was decided here.
+    pub fn evicted(&self, uid: &str) -> Option<String> {
+        fs::read_to_string(self.pod_dir(uid).ok()?.join(EVICTED)).ok()
+    }
+
     fn alone(&self) -> MutexGuard<'_, ()> {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -190,6 +210,22 @@ impl Disk {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An agent that dies between its decision and the first stop does not let the next one start the pod again.
+    #[test]
+    fn x6_s12_an_eviction_that_was_decided_is_known_to_the_next_agent() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = Disk::new(root.path());
+        assert!(disk.note_eviction("u", "too much").is_err(), "of a pod that is not here nothing is left behind");
+        assert!(!root.path().join("pods/u").exists());
+        disk.write_pod("u", &Pod::default()).unwrap();
+        assert_eq!(disk.evicted("u"), None);
+        disk.note_eviction("u", "too much").unwrap();
+        assert_eq!(Disk::new(root.path()).evicted("u").as_deref(), Some("too much"));
+        assert!(disk.note_eviction("../u", "too much").is_err());
+        disk.forget("ns", "p", "u").unwrap();
+        assert_eq!(disk.evicted("u"), None);
+    }
 
     /// X4: what a container wrote in attempts that are forgotten does not stay on the node's disk.
     #[test]

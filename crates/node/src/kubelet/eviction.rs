@@ -55,11 +55,24 @@ async fn look(kubelet: &Arc<Kubelet>, handle: &PodHandle, limits: Limits) {
         Ok(Some(message)) => {
             tracing::info!(pod = %handle.context.name, namespace = %handle.context.namespace, message, "evicted");
             // A worker that is far behind hears of it after the next look.
-            let _ = handle.facts.try_send(Fact::Evicted { message });
+            tell(kubelet, handle, message).await;
         }
         Ok(None) => {}
         Err(error) => tracing::error!(pod = %handle.context.name, %error, "what a pod has on disk was not counted"),
     }
+}
+
+/// Has a pod evicted. It is noted first, so that an agent that dies now does not let the next one start it again; where
+/// the disk takes no note it goes on regardless. False where its worker is too far behind to hear of it.
+pub(super) async fn tell(kubelet: &Arc<Kubelet>, handle: &PodHandle, message: String) -> bool {
+    let Ok(place) = handle.facts.try_reserve() else { return false };
+    let (disk, uid, why) = (kubelet.disk.clone(), handle.context.uid.clone(), message.clone());
+    let noted = tokio::task::spawn_blocking(move || disk.note_eviction(&uid, &why)).await;
+    if let Err(error) = noted.map_err(std::io::Error::other).flatten() {
+        tracing::warn!(pod = %handle.context.name, %error, "that a pod is evicted could not be noted");
+    }
+    place.send(Fact::Evicted { message });
+    true
 }
 
 /// Where a pod writes: emptyDirs, and what its containers write to their root file systems and their logs.

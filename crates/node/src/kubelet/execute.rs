@@ -25,6 +25,9 @@ const ASK_AGAIN: Duration = Duration::from_secs(1);
 /// After a preStop hook that used up the grace period, the stop signal has at least this long.
 const MINIMUM_GRACE: Duration = Duration::from_secs(2);
 
+/// No grace period is longer than the timer can count.
+const LONGEST_STOP: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 /// The exit code that upstream gives a container that could not be started.
 const START_ERROR_CODE: i32 = 128;
 
@@ -136,6 +139,7 @@ pub(super) async fn execute(
             match tokio::task::spawn_blocking(move || disk.forget(&of.namespace, &of.name, &of.uid)).await {
                 Ok(Ok(())) => {
                     kubelet.deadlines.forget(&context.uid);
+                    kubelet.probed.forget(&context.uid);
                     Outcome { ended: true, ..Outcome::default() }
                 }
                 Ok(Err(error)) => failed(&context, "a pod's folder could not be removed", &error),
@@ -346,6 +350,8 @@ fn start_error(
         attempt,
         image: context.container(name).and_then(|spec| spec.image.clone()).unwrap_or_default(),
         image_id: image_id.to_owned(),
+        sandbox_made_at_ms: None,
+        user: None,
         state: ContainerState::Exited {
             code: START_ERROR_CODE,
             signal: None,
@@ -364,14 +370,22 @@ async fn run_probe(
     attempt: u32,
     kind: ProbeKind,
 ) -> Outcome {
-    let began = Timestamp::now();
+    let at = std::time::Instant::now();
     let probe: Option<k8s_openapi::api::core::v1::Probe> =
         context.container(&container).and_then(|spec| kind.of(spec).cloned());
     let outcome = match probe {
         Some(probe) => probe::run(kubelet, context, &container, attempt, &probe).await,
         None => ProbeOutcome::Success,
     };
+    kubelet.probed.count(&context.uid, &container, kind, &outcome, at.elapsed());
+    // By the clock of now, which may have been set meanwhile.
+    let now = Timestamp::now();
+    let began = now.saturating_sub(at.elapsed()).unwrap_or(now);
     Fact::Probe { container, attempt, kind, began, outcome }.into()
+}
+
+fn time_left(until: Timestamp) -> Duration {
+    Duration::try_from(until.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO).min(LONGEST_STOP)
 }
 
 async fn stop(
@@ -383,7 +397,9 @@ async fn stop(
     pre_stop: bool,
     early: &mpsc::Sender<Fact>,
 ) -> Outcome {
-    let left = |at: Timestamp| Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO);
+    // From now on by the timer: the clock may be set while it stops.
+    let deadline = tokio::time::Instant::now() + time_left(deadline);
+    let left = |at: tokio::time::Instant| at.saturating_duration_since(tokio::time::Instant::now());
     let spec = context.container(container);
     let handler = spec.and_then(|spec| spec.lifecycle.as_ref()?.pre_stop.clone()).filter(|_| pre_stop);
     let mut grace = left(deadline);
@@ -400,7 +416,8 @@ async fn stop(
             let (pod_uid, name) = (context.uid.clone(), container.to_owned());
             let state = mainstay_runtime::ContainerState::Unknown;
             let (image, image_id) = Default::default();
-            let gone = ContainerStatus { id, pod_uid, name, attempt, image, image_id, state };
+            let (sandbox_made_at_ms, user) = (None, None);
+            let gone = ContainerStatus { id, pod_uid, name, attempt, image, image_id, sandbox_made_at_ms, user, state };
             Outcome { containers: vec![gone], ..Outcome::default() }
         }
         Err(error) => failed(context, "a container could not be stopped", &error),

@@ -7,6 +7,7 @@
 //! - [`spec`], [`environment`], [`files`], [`resources`]: a pod's spec as the runtime wants it
 //! - [`credentials`]: whose credentials a registry is asked with
 //! - [`probe`], [`grpc`]: HTTP, TCP, gRPC and exec probes, and lifecycle hooks
+//! - [`probed`]: how probes ended
 //! - [`objects`]: the ConfigMaps, Secrets and Services that pods need, watched while they need them
 //! - [`deadline`]: which pods' containers end by themselves when the lease is not renewed
 //! - [`dependencies`]: what of those a pod has read, and whether it has changed since
@@ -35,6 +36,7 @@ pub mod objects;
 pub mod pods;
 pub mod pressure;
 mod probe;
+pub mod probed;
 pub mod resources;
 pub mod spec;
 mod streaming;
@@ -79,6 +81,8 @@ pub struct Kubelet {
     pub deadlines: deadline::Deadlines,
     /// What this machine is short of.
     pub pressure: pressure::Pressure,
+    /// How probes ended.
+    pub probed: probed::Probed,
     /// The ports of this node that are the cluster's own.
     pub reserved: Reserved,
     /// The node's status is to be written before its time.

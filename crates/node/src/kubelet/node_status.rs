@@ -326,6 +326,8 @@ fn status(kubelet: &Kubelet, existing: &Value) -> Value {
             { "type": "Hostname", "address": kubelet.config.node_name },
         ],
         "daemonEndpoints": { "kubeletEndpoint": { "Port": kubelet.config.streaming_port } },
+        // Groups are given to containers by their pod's `supplementalGroupsPolicy`, and told in its status.
+        "features": { "supplementalGroupsPolicy": true },
         "nodeInfo": {
             "architecture": architecture(),
             "bootID": line_of("/proc/sys/kernel/random/boot_id"),

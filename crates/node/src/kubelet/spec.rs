@@ -143,6 +143,7 @@ pub async fn container(
         log_path,
         unmasked_proc: security.proc_mount.as_deref() == Some("Unmasked"),
         deadline: None,
+        sandbox_made_at_ms: None,
         seccomp: seccomp(kubelet, pod_security, security)?,
         processes_of: target(kubelet, context, name)?,
     })

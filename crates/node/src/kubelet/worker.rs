@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{LinuxContainerUser, Pod};
 use mainstay_logic::kubelet::{
     Agenda, ContainerFact, End, Fact, Key, Life, PodEvent, PodUpdate, PodView, Remembered, Sandbox, Step, Task,
 };
@@ -55,6 +55,7 @@ pub(super) struct Worker {
     running: BTreeMap<Key, Running>,
     results: JoinSet<(Key, Outcome)>,
     dependencies: Read<Arc<Watched>>,
+    clock: Clock,
     /// Taken in here: by what runs already, or by a look at what is free.
     admitted: bool,
     ended: bool,
@@ -77,6 +78,8 @@ impl Worker {
             view.remembered = Remembered::Yes;
             view.tombstoned_since = Some(Timestamp::now());
         }
+        let evicted = kubelet.disk.evicted(&context.uid).or_else(|| view.recorded_eviction());
+        view.evicted = evicted.map(|why| (why, Timestamp::now()));
         Self {
             kubelet,
             agenda: Agenda::new(view, held),
@@ -87,6 +90,7 @@ impl Worker {
             running: BTreeMap::new(),
             results: JoinSet::new(),
             dependencies: Read::new(),
+            clock: Clock::new(Timestamp::now(), Instant::now()),
             admitted: false,
             ended: false,
         }
@@ -103,7 +107,8 @@ impl Worker {
             if !self.admitted && !self.agenda.is_held() {
                 self.admit().await;
             }
-            let step = self.agenda.step(Timestamp::now());
+            let now = self.now();
+            let step = self.agenda.step(now);
             let wake = step.wake_at.map(from_now);
             // First, so that room is given back here before anybody hears that there is some.
             self.publish();
@@ -134,10 +139,21 @@ impl Worker {
         }
     }
 
+    /// The time. What was noted by a clock that was set since moves along with it (see [`Agenda::clock_stepped`]).
+    fn now(&mut self) -> Timestamp {
+        let (now, stepped) = self.clock.look(Timestamp::now(), Instant::now());
+        if let Some(by) = stepped {
+            self.agenda.clock_stepped(by);
+        }
+        now
+    }
+
     /// Takes the pod in, or refuses it, before anything of it is begun. Where what is going here is in its way, it
     /// waits for that, up to [`CROWDED`].
     async fn admit(&mut self) {
         self.admitted = true;
+        // Before it is taken out of what moves along with the clock.
+        self.now();
         let crowded_until = self.agenda.view.crowded_until.take();
         if !self.agenda.view.is_new() {
             return;
@@ -150,7 +166,7 @@ impl Worker {
             None => {
                 let misfit = node_status::try_on_node(&kubelet, |node| kubelet.pods.admit(self.handle(), node)).await;
                 let Some(misfit) = misfit else { return };
-                let now = Timestamp::now();
+                let now = self.now();
                 let until = crowded_until.or_else(|| now.checked_add(CROWDED).ok());
                 if misfit.fits_soon && until.is_some_and(|until| until > now) {
                     self.admitted = false;
@@ -207,7 +223,8 @@ impl Worker {
     fn take(&mut self, message: Message) {
         match message {
             Message::Update(update) => {
-                let (events, question) = self.agenda.update(update, Timestamp::now());
+                let now = self.now();
+                let (events, question) = self.agenda.update(update, now);
                 self.context = PodContext::new(&self.agenda.view.pod);
                 self.record_event(events);
                 if let Some((key, task)) = question {
@@ -219,13 +236,15 @@ impl Worker {
     }
 
     fn take_pod(&mut self, pod: Pod) {
-        let events = self.agenda.take_pod(pod, Timestamp::now());
+        let now = self.now();
+        let events = self.agenda.take_pod(pod, now);
         self.context = PodContext::new(&self.agenda.view.pod);
         self.record_event(events);
     }
 
     fn apply(&mut self, fact: Fact) {
-        let events = self.agenda.view.apply(fact, Timestamp::now());
+        let now = self.now();
+        let events = self.agenda.view.apply(fact, now);
         self.record_event(events);
     }
 
@@ -235,9 +254,16 @@ impl Worker {
             attempt: status.attempt,
             image: status.image.clone(),
             image_id: status.image_id.clone(),
+            user: status.user.as_ref().map(|user| LinuxContainerUser {
+                uid: user.uid.into(),
+                gid: user.gid.into(),
+                supplemental_groups: Some(user.groups.iter().copied().map(i64::from).collect()),
+            }),
+            sandbox_made_at: status.sandbox_made_at_ms.and_then(|ms| Timestamp::from_millisecond(ms).ok()),
             life: self.life(status),
         };
-        let events = self.agenda.observe(fact, Timestamp::now());
+        let now = self.now();
+        let events = self.agenda.observe(fact, now);
         self.record_event(events);
     }
 
@@ -295,7 +321,8 @@ impl Worker {
         }
         if self.running.get(&key).is_some_and(|running| running.id == id) {
             self.running.remove(&key);
-            self.agenda.finish(&key, outcome.end, Timestamp::now());
+            let now = self.now();
+            self.agenda.finish(&key, outcome.end, now);
         }
         if self.running.is_empty() {
             self.dependencies.settle();
@@ -374,6 +401,33 @@ impl Worker {
     }
 }
 
+/// The clock, beside the timer that nobody sets.
+struct Clock {
+    last: Timestamp,
+    at: Instant,
+}
+
+impl Clock {
+    /// What is less than this is how long it takes to look at both.
+    const LEAST: SignedDuration = SignedDuration::from_millis(100);
+
+    fn new(last: Timestamp, at: Instant) -> Self {
+        Self { last, at }
+    }
+
+    /// The time, and by how much the clock was set since the last look.
+    fn look(&mut self, now: Timestamp, at: Instant) -> (Timestamp, Option<SignedDuration>) {
+        let passed = SignedDuration::try_from(at.saturating_duration_since(self.at)).unwrap_or_default();
+        let stepped = now.duration_since(self.last) - passed;
+        if stepped.abs() < Self::LEAST {
+            // Kept, so that many small ones are noticed as one.
+            return (now, None);
+        }
+        *self = Self::new(now, at);
+        (now, Some(stepped))
+    }
+}
+
 /// A time of the clock as one of the timer, at most an hour away: the clock may be set meanwhile.
 fn from_now(at: Timestamp) -> tokio::time::Instant {
     let wait = Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or(Duration::ZERO);
@@ -384,5 +438,27 @@ async fn sleep_until(at: Option<tokio::time::Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s12_a_clock_that_was_set_is_noticed_and_one_that_goes_is_not() {
+        let (begun, timer) = (Timestamp::from_second(1_000_000).unwrap(), Instant::now());
+        let mut clock = Clock::new(begun, timer);
+        let mut look = |by_clock: i64, by_timer: u64| {
+            let now = begun.checked_add(SignedDuration::from_millis(by_clock)).unwrap();
+            clock.look(now, timer + Duration::from_millis(by_timer)).1.map(|by| by.as_millis())
+        };
+        assert_eq!(look(5000, 5000), None);
+        assert_eq!(look(5050, 5001), None);
+        assert_eq!(look(-3_590_000, 10_000), Some(-3_600_000), "an hour back");
+        assert_eq!(look(-3_580_000, 20_000), None);
+        assert_eq!(look(20_000, 20_000), Some(3_600_000), "and on again");
+        // A clock that is slowed or hastened: many small steps.
+        assert_eq!((look(21_060, 21_000), look(22_120, 22_000)), (None, Some(120)));
     }
 }

@@ -1,7 +1,8 @@
 //! What the kubelet tells the streaming server, and which container a request means.
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus as ApiStatus, Pod};
 use mainstay_api::Status;
 
 use super::exec::Session;
+use super::room::Claimed;
 use mainstay_runtime::{ContainerState, ContainerStats, ContainerStatus, ExecSpec, Runtime, RuntimeError};
 
 /// A future that a trait object gives.
@@ -24,6 +26,12 @@ pub trait Backend: Send + Sync + 'static {
     fn node_name(&self) -> &str;
     /// Where the log of one attempt of a container is (the current file; rotated ones are beside it as `<name>.<n>`).
     fn log_path(&self, pod: &Pod, container: &str, attempt: u32) -> PathBuf;
+    /// Where this node has its data, and its images.
+    fn folders(&self) -> (PathBuf, PathBuf);
+    /// The claims that pods of this node have mounted. Blocking, for a moment.
+    fn claims(&self) -> Vec<Claimed>;
+    /// `/metrics/probes`.
+    fn probe_metrics(&self) -> String;
     /// Loads the images of an archive; the names that it brought. Blocking.
     ///
     /// # Errors
@@ -31,10 +39,49 @@ pub trait Backend: Send + Sync + 'static {
     fn load_images(&self, archive: &mut dyn std::io::Read) -> Result<Vec<String>, String>;
 }
 
+/// What an interface has counted in one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub bytes: u64,
+    pub packets: u64,
+    pub errors: u64,
+    pub dropped: u64,
+}
+
+/// A network interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interface {
+    pub name: String,
+    pub received: Traffic,
+    pub sent: Traffic,
+}
+
+/// The interfaces in `/proc/<pid>/net/dev`, without loopback and ends of others' (as cAdvisor leaves them out).
+pub fn interfaces(text: &str) -> Vec<Interface> {
+    let one = |line: &str| {
+        let (name, numbers) = line.split_once(':')?;
+        let numbers: Vec<u64> = numbers.split_whitespace().map(|number| number.parse().unwrap_or(0)).collect();
+        let traffic = |at: usize| {
+            let [bytes, packets, errors, dropped] = *numbers.get(at..at + 4)? else { return None };
+            Some(Traffic { bytes, packets, errors, dropped })
+        };
+        let interface = Interface { name: name.trim().to_owned(), received: traffic(0)?, sent: traffic(8)? };
+        let is_shown = !["lo", "veth"].iter().any(|prefix| interface.name.starts_with(prefix));
+        is_shown.then_some(interface)
+    };
+    text.lines().filter_map(one).collect()
+}
+
 /// The containers themselves.
 pub trait Containers: Send + Sync + 'static {
-    /// The containers of a pod, running and ended.
-    fn of_pod(&self, pod_uid: &str) -> Vec<ContainerStatus>;
+    /// All containers, running and ended.
+    fn all(&self) -> Vec<ContainerStatus>;
+    /// Those of a pod.
+    fn of_pod(&self, pod_uid: &str) -> Vec<ContainerStatus> {
+        let mut all = self.all();
+        all.retain(|container| container.pod_uid == pod_uid);
+        all
+    }
     /// The file that pins the pod's network namespace; None where the pod has the node's own.
     ///
     /// # Errors
@@ -46,15 +93,40 @@ pub trait Containers: Send + Sync + 'static {
     fn attach<'a>(&'a self, id: &'a str) -> Pending<'a, Result<Session, RuntimeError>>;
     /// What a running container uses; `None` of one that does not run.
     fn stats(&self, id: &str) -> Option<ContainerStats>;
+    /// A pod's control group, and what it counts: also what its ended containers used.
+    fn pod_stats(&self, pod_uid: &str) -> Option<(String, ContainerStats)>;
+    /// A container's control group.
+    fn group(&self, id: &str) -> Option<String>;
+    /// The interfaces of a pod's own network, by one of these processes of its containers; none of the node's.
+    fn interfaces(&self, pod_uid: &str, pids: &[u32]) -> Vec<Interface>;
     /// Returns when the container does not run (any more).
     fn ended<'a>(&'a self, id: &'a str) -> Pending<'a, ()>;
 }
 
 impl Containers for Runtime {
-    fn of_pod(&self, pod_uid: &str) -> Vec<ContainerStatus> {
-        let mut all = self.list();
-        all.retain(|container| container.pod_uid == pod_uid);
-        all
+    fn all(&self) -> Vec<ContainerStatus> {
+        self.list()
+    }
+
+    fn pod_stats(&self, pod_uid: &str) -> Option<(String, ContainerStats)> {
+        Runtime::pod_stats(self, pod_uid)
+    }
+
+    fn group(&self, id: &str) -> Option<String> {
+        Runtime::group(self, id)
+    }
+
+    fn interfaces(&self, pod_uid: &str, pids: &[u32]) -> Vec<Interface> {
+        let Ok(Some(network)) = self.network(pod_uid) else { return Vec::new() };
+        let inode = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.ino()).ok();
+        let Some(own) = inode(&network) else { return Vec::new() };
+        let read = |pid: &u32| {
+            let process = PathBuf::from(format!("/proc/{pid}"));
+            let text = std::fs::read_to_string(process.join("net/dev")).ok()?;
+            // Looked at afterwards: the number of a process that has ended may be another one's by now.
+            (inode(&process.join("ns/net")) == Some(own)).then(|| interfaces(&text))
+        };
+        pids.iter().find_map(read).unwrap_or_default()
     }
 
     fn network(&self, pod_uid: &str) -> Result<Option<PathBuf>, RuntimeError> {
@@ -224,4 +296,24 @@ fn attempt(
         None => return Err(not_available(container, name)),
     };
     Err(bad(format!("container {container:?} in pod {name:?} is waiting to start: {why}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interfaces_are_read_as_the_kernel_writes_them() {
+        let text = [
+            "Inter-|   Receive                   |  Transmit",
+            " face |bytes packets errs drop|bytes packets",
+            "    lo:  52 1 0 0 0 0 0 0 52 1 0 0 0 0 0 0",
+            "  eth0:10 2 3 4 5 6 7 8 90 10 11 12 13 14 15 16",
+            "veth1: 1 1 1 1 1 1 1 1 1 1 1 1",
+            " short: 1 2",
+        ];
+        let received = Traffic { bytes: 10, packets: 2, errors: 3, dropped: 4 };
+        let sent = Traffic { bytes: 90, packets: 10, errors: 11, dropped: 12 };
+        assert_eq!(interfaces(&text.join("\n")), [Interface { name: "eth0".to_owned(), received, sent }]);
+    }
 }

@@ -10,7 +10,9 @@
 //! - [`access`]: who may do what here, as the API server says
 //! - [`backend`]: what the kubelet tells, and which container a request means
 //! - [`logs`]: log files as a stream
-//! - [`stats`]: what the node and its containers use
+//! - [`stats`], [`cadvisor`]: what the node and its containers use
+//! - [`room`]: what is left in volumes
+//! - [`exposition`]: metrics as text
 //! - [`exec`]: a command's streams joined to a client's [`channels`]
 //! - [`images`]: image archives that are sent here
 //! - [`portforward`]: ports inside a pod's network namespace
@@ -18,13 +20,16 @@
 
 pub mod access;
 pub mod backend;
+mod cadvisor;
 pub mod channels;
 pub mod exec;
+pub(crate) mod exposition;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 pub mod images;
 pub mod logs;
 pub mod portforward;
+pub mod room;
 mod routes;
 pub mod spdy;
 pub mod stats;

@@ -28,9 +28,10 @@ use super::exec;
 use super::images;
 use super::logs::{self, lines::LogOptions};
 use super::portforward::{self, ForwardTarget};
+use super::room::{self, VolumeRoom};
 use super::spdy::{self, connection::Connection};
 use super::tls::Access;
-use super::{StreamingConfig, stats, websocket};
+use super::{StreamingConfig, cadvisor, stats, websocket};
 use mainstay_runtime::ExecSpec;
 
 /// Words of a command, and their bytes together.
@@ -176,20 +177,22 @@ pub fn answer(server: &Arc<Server>, request: Request<Incoming>) -> Result<Answer
             Ok(Answer::Plain(plain(StatusCode::OK, "application/json", shown.to_string())))
         }
         ["pods"] => Ok(Answer::Plain(pods(server))),
-        ["stats", "summary"] => {
-            let server = server.clone();
-            Ok(Answer::Plain(looked_up("application/json", move || {
-                stats::summary(server.backend.node_name(), &*server.backend, &*server.containers, &server.looks)
-                    .to_string()
-            })))
-        }
+        ["runningpods"] | ["runningpods", ""] => Ok(Answer::Plain(looked_up(server, "application/json", |of| {
+            stats::running_pods(&*of.backend, &*of.containers).to_string()
+        }))),
+        ["stats", "summary"] => Ok(Answer::Plain(looked_into(server, "application/json", |of, volumes| {
+            stats::summary(&*of.backend, &*of.containers, &of.looks, &volumes).to_string()
+        }))),
         ["metrics", "resource"] => {
-            let server = server.clone();
-            Ok(Answer::Plain(looked_up(METRICS, move || {
-                stats::resource_metrics(&*server.backend, &*server.containers)
-            })))
+            Ok(Answer::Plain(looked_up(server, METRICS, |of| stats::resource_metrics(&*of.backend, &*of.containers))))
         }
-        ["metrics"] => Ok(Answer::Plain(metrics(server))),
+        ["metrics", "cadvisor"] => {
+            Ok(Answer::Plain(looked_up(server, METRICS, |of| cadvisor::metrics(&*of.backend, &*of.containers))))
+        }
+        ["metrics", "probes"] => Ok(Answer::Plain(looked_up(server, METRICS, |of| of.backend.probe_metrics()))),
+        ["metrics"] => Ok(Answer::Plain(looked_into(server, METRICS, |of, volumes| {
+            stats::kubelet_metrics(&*of.backend, &*of.containers, &volumes)
+        }))),
         ["containerLogs", namespace, pod, container] => {
             allow(&request, &[Method::GET])?;
             server.logs(namespace, pod, container, &query, request)
@@ -228,22 +231,41 @@ fn pods(server: &Server) -> Response<Body> {
     plain(StatusCode::OK, "application/json", list.to_string())
 }
 
-fn metrics(server: &Server) -> Response<Body> {
-    let text = format!(
-        "# HELP kubelet_desired_pods The number of pods the kubelet is being instructed to run.\n\
-         # TYPE kubelet_desired_pods gauge\nkubelet_desired_pods {}\n",
-        server.backend.pods().len()
-    );
-    plain(StatusCode::OK, METRICS, text)
-}
-
 /// An answer that reads many small files: on a thread of its own.
-fn looked_up(content_type: &'static str, look: impl FnOnce() -> String + Send + 'static) -> Response<Body> {
+fn looked_up(
+    server: &Arc<Server>,
+    content_type: &'static str,
+    look: impl FnOnce(&Server) -> String + Send + 'static,
+) -> Response<Body> {
     let (sender, coming) = mpsc::channel(1);
+    let server = server.clone();
     tokio::task::spawn_blocking(move || {
         // Whoever asked may have gone.
-        let _ = sender.blocking_send(Bytes::from(look()));
+        let _ = sender.blocking_send(Bytes::from(look(&server)));
     });
+    in_time(content_type, coming)
+}
+
+/// The same, with what is left in the pods' claims.
+fn looked_into(
+    server: &Arc<Server>,
+    content_type: &'static str,
+    look: impl FnOnce(&Server, Vec<VolumeRoom>) -> String + Send + 'static,
+) -> Response<Body> {
+    let (sender, coming) = mpsc::channel(1);
+    let server = server.clone();
+    tokio::spawn(async move {
+        let backend = server.backend.clone();
+        let claims = tokio::task::spawn_blocking(move || backend.claims()).await.unwrap_or_default();
+        let volumes = room::look(claims).await;
+        if let Ok(text) = tokio::task::spawn_blocking(move || look(&server, volumes)).await {
+            let _ = sender.send(Bytes::from(text)).await;
+        }
+    });
+    in_time(content_type, coming)
+}
+
+fn in_time(content_type: &'static str, coming: mpsc::Receiver<Bytes>) -> Response<Body> {
     let mut response = plain(StatusCode::OK, content_type, Bytes::new());
     *response.body_mut() = Body::coming(coming);
     response

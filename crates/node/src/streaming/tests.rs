@@ -19,8 +19,9 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::backend::{Backend, Containers, Pending};
+use super::backend::{Backend, Containers, Interface, Pending, Traffic};
 use super::exec::Session;
+use super::room::Claimed;
 use super::spdy::frame::{Decoder, Encoder, Frame};
 use super::spdy::headers::Headers;
 use super::{Reviews, Running, StreamingConfig, listen};
@@ -69,6 +70,19 @@ impl Backend for World {
         self.logs.join(format!("{attempt}.log"))
     }
 
+    fn folders(&self) -> (PathBuf, PathBuf) {
+        (self.logs.clone(), self.logs.clone())
+    }
+
+    fn claims(&self) -> Vec<Claimed> {
+        let [namespace, claim, pod_uid, name] = ["ns", "data-p", "u", "data"].map(str::to_owned);
+        vec![Claimed { namespace, claim, pod_uid, name, path: self.logs.clone() }]
+    }
+
+    fn probe_metrics(&self) -> String {
+        "prober_probe_total 1\n".to_owned()
+    }
+
     /// Says how many bytes came.
     fn load_images(&self, archive: &mut dyn std::io::Read) -> Result<Vec<String>, String> {
         let mut all = Vec::new();
@@ -87,14 +101,16 @@ impl Drop for Guard {
 }
 
 impl Containers for World {
-    fn of_pod(&self, _: &str) -> Vec<ContainerStatus> {
+    fn all(&self) -> Vec<ContainerStatus> {
         vec![ContainerStatus {
             id: "u/c/0".into(),
             pod_uid: "u".into(),
             name: "c".into(),
             attempt: 0,
-            image: String::new(),
+            image: "i:1".into(),
             image_id: String::new(),
+            sandbox_made_at_ms: None,
+            user: None,
             state: ContainerState::Running { pid: 1, started_at_ms: 0 },
         }]
     }
@@ -110,7 +126,22 @@ impl Containers for World {
             memory_usage_bytes: 4096,
             memory_working_set_bytes: 1024,
             pids: 1,
+            ..ContainerStats::default()
         })
+    }
+
+    fn pod_stats(&self, _: &str) -> Option<(String, ContainerStats)> {
+        let stats = ContainerStats { cpu_usage_nanos: 2_500_000_000, ..ContainerStats::default() };
+        Some(("/mainstay/podu".to_owned(), stats))
+    }
+
+    fn group(&self, _: &str) -> Option<String> {
+        Some("/mainstay/podu/c".to_owned())
+    }
+
+    fn interfaces(&self, _: &str, _: &[u32]) -> Vec<Interface> {
+        let received = Traffic { bytes: 77, ..Traffic::default() };
+        vec![Interface { name: "eth0".to_owned(), received, ..Interface::default() }]
     }
 
     fn exec<'a>(&'a self, _: &'a str, spec: ExecSpec) -> Pending<'a, Result<Session, RuntimeError>> {
@@ -661,7 +692,36 @@ async fn what_is_used_is_told_in_upstreams_two_forms() {
         let text = answer("metrics/resource").await;
         let line = r#"container_cpu_usage_seconds_total{container="c",namespace="ns",pod="p"} 1.500000000 "#;
         assert!(text.contains(line), "{text}");
-        assert!(text.contains(r#"pod_memory_working_set_bytes{namespace="ns",pod="p"} 1024 "#), "{text}");
+        // The pod's own group, which also counts what has ended.
+        assert!(text.contains(r#"pod_cpu_usage_seconds_total{namespace="ns",pod="p"} 2.500000000 "#), "{text}");
+        for told in [
+            r#""volume":[{"availableBytes":"#,
+            r#""pvcRef":{"name":"data-p","namespace":"ns"}"#,
+            r#""rxBytes":77"#,
+            r#""imageFs":{"#,
+        ] {
+            assert!(summary.contains(told), "{told}: {summary}");
+        }
+        let text = answer("metrics").await;
+        let line = r#"kubelet_volume_stats_capacity_bytes{namespace="ns",persistentvolumeclaim="data-p"} "#;
+        assert!(text.contains(line) && text.contains("kubelet_running_pods 1\n"), "{text}");
+        assert!(text.contains("kubelet_running_containers{container_state=\"running\"} 1\n"), "{text}");
+        let text = answer("metrics/cadvisor").await;
+        for line in [
+            "container_cpu_usage_seconds_total{container=\"c\",cpu=\"total\",id=\"/mainstay/podu/c\",image=\"i:1\",\
+                name=\"u/c/0\",namespace=\"ns\",pod=\"p\"} 1.500000000 ",
+            "container_memory_working_set_bytes{container=\"\",id=\"/mainstay/podu\",image=\"\",name=\"\",\
+                namespace=\"ns\",pod=\"p\"} 0 ",
+            "container_network_receive_bytes_total{container=\"\",id=\"/mainstay/podu\",image=\"\",interface=\"eth0\",\
+                name=\"u\",namespace=\"ns\",pod=\"p\"} 77 ",
+            "container_memory_working_set_bytes{container=\"\",id=\"/\",image=\"\",name=\"\",namespace=\"\",pod=\"\"} ",
+            "machine_cpu_cores ",
+        ] {
+            assert!(text.contains(line), "{line}: {text}");
+        }
+        assert!(answer("metrics/probes").await.contains("prober_probe_total 1\n"));
+        let running = answer("runningpods/").await;
+        assert!(running.contains(r#""containers":[{"image":"i:1","name":"c","resources":{}}]"#), "{running}");
     })
     .await;
 }

@@ -103,6 +103,7 @@ impl Agent {
             node: Default::default(),
             heartbeat: client,
             pressure: Default::default(),
+            probed: Default::default(),
             reserved: mainstay_node::network::guard::Reserved::new(Default::default()),
             status_due: Default::default(),
             health: Health::default(),

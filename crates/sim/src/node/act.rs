@@ -165,7 +165,15 @@ impl Node {
         }
         let crashes = image.starts_with("crash").then(|| (plus(now, around.seed.between(200, 2000)), 1));
         let (name, life) = (container.to_owned(), Life::Running { since: now });
-        let fact = ContainerFact { name, attempt, image: image.clone(), image_id: image, life };
+        let fact = ContainerFact {
+            name,
+            attempt,
+            image: image.clone(),
+            image_id: image,
+            sandbox_made_at: None,
+            user: None,
+            life,
+        };
         let seconds = self.machine.sandboxes.get(uid).and_then(|sandbox| sandbox.deadline);
         let deadline = seconds.map(|seconds| (seconds, self.machine.renewals.deadline(seconds)));
         all.push(Container { key, fact, ends: crashes, ready_at: plus(now, around.seed.between(0, 2000)), deadline });

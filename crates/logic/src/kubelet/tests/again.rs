@@ -108,6 +108,8 @@ fn a_running_container_whose_image_is_another_one_is_replaced_whatever_its_polic
         attempt: 0,
         image: String::new(),
         image_id: "i".into(),
+        sandbox_made_at: None,
+        user: None,
         life: Life::Running { since: bench.now },
     };
     let all = [bench.view.containers.clone(), vec![fact]].concat();

@@ -21,7 +21,15 @@ fn going(version: &str, spec: &Value) -> Pod {
 }
 
 fn fact_of(name: &str, attempt: u32, life: Life) -> ContainerFact {
-    ContainerFact { name: name.to_owned(), attempt, image: String::new(), image_id: "i".to_owned(), life }
+    ContainerFact {
+        name: name.to_owned(),
+        attempt,
+        image: String::new(),
+        image_id: "i".to_owned(),
+        sandbox_made_at: None,
+        user: None,
+        life,
+    }
 }
 
 fn ended(code: i32, fenced: bool) -> Life {

@@ -300,3 +300,23 @@ fn x4_a_pod_takes_room_until_it_is_over_and_nothing_of_it_runs() {
     bench.view.remembered = Remembered::Yes;
     assert!(!bench.view.is_new(), "it was told to go before");
 }
+
+#[test]
+fn conformance_a_status_says_who_a_containers_first_process_began_as() {
+    let mut bench = Bench::new(one_container());
+    bench.network().image("c").started("c", 0);
+    let user = k8s_openapi::api::core::v1::LinuxContainerUser {
+        uid: 1000,
+        gid: 3000,
+        supplemental_groups: Some(vec![3000, 60000]),
+    };
+    let mut facts = bench.view.containers.clone();
+    facts.iter_mut().for_each(|fact| fact.user = Some(user.clone()));
+    bench.fact(Fact::Containers(facts)).step();
+    let told = |bench: &Bench| bench.view.pod.status.clone().unwrap().container_statuses.unwrap().remove(0).user;
+    assert_eq!(told(&bench).unwrap().linux, Some(user));
+    // Of what was never made nothing is known.
+    let mut bench = Bench::new(one_container());
+    bench.network().image("c").step();
+    assert_eq!(told(&bench), None);
+}

@@ -14,16 +14,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
+use mainstay_logic::kubelet::PodEvent;
 use mainstay_logic::kubelet::eviction::{Usage, volumes};
 use mainstay_logic::kubelet::pressure::{
     Condition, Conditions, Shortage, Signal, Thresholds, default_thresholds, shortages, victim,
 };
-use mainstay_logic::kubelet::{Fact, PodEvent};
 use mainstay_runtime::{fence, safe_path};
 
 use super::Kubelet;
 use super::events::Regarding;
-use super::eviction::{Folders, folders_of};
+use super::eviction::{Folders, folders_of, tell};
 use super::pods::PodHandle;
 use collection::Collection;
 pub use flags::thresholds;
@@ -179,7 +179,7 @@ async fn evict_one(kubelet: &Arc<Kubelet>, rounds: &mut Rounds, shortage: Shorta
     tracing::info!(pod = %handle.context.name, namespace = %handle.context.namespace, message, "evicted");
     rounds.has_given_up = false;
     // A worker that is far behind hears of it after the next look.
-    if handle.facts.try_send(Fact::Evicted { message }).is_ok() {
+    if tell(kubelet, handle, message).await {
         rounds.evicted = Some((uid.to_owned(), Instant::now()));
     }
 }
