@@ -180,6 +180,12 @@ pub fn answer(server: &Arc<Server>, request: Request<Incoming>) -> Result<Answer
         ["runningpods"] | ["runningpods", ""] => Ok(Answer::Plain(looked_up(server, "application/json", |of| {
             stats::running_pods(&*of.backend, &*of.containers).to_string()
         }))),
+        // No volume is waited for.
+        ["stats", "summary"] if query.truth("only_cpu_and_memory") => {
+            Ok(Answer::Plain(looked_up(server, "application/json", |of| {
+                stats::summary(&*of.backend, &*of.containers, &of.looks, &[]).to_string()
+            })))
+        }
         ["stats", "summary"] => Ok(Answer::Plain(looked_into(server, "application/json", |of, volumes| {
             stats::summary(&*of.backend, &*of.containers, &of.looks, &volumes).to_string()
         }))),

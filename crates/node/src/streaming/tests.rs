@@ -689,6 +689,8 @@ async fn what_is_used_is_told_in_upstreams_two_forms() {
         assert!(summary.contains(r#""podRef":{"name":"p","namespace":"ns","uid":"u"}"#), "{summary}");
         assert!(summary.contains(r#""usageCoreNanoSeconds":1500000000"#), "{summary}");
         assert!(summary.contains(r#""workingSetBytes":1024"#), "{summary}");
+        let short = answer("stats/summary?only_cpu_and_memory=true").await;
+        assert!(short.contains("usageCoreNanoSeconds") && !short.contains("pvcRef"), "{short}");
         let text = answer("metrics/resource").await;
         let line = r#"container_cpu_usage_seconds_total{container="c",namespace="ns",pod="p"} 1.500000000 "#;
         assert!(text.contains(line), "{text}");

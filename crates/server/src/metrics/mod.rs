@@ -198,7 +198,8 @@ impl Collector {
         let io = connect_kubelet(&self.tls, &node.address, &node.name).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await?;
         let connection = Aborting(tokio::spawn(connection));
-        let request = http::Request::get("/stats/summary").header(http::header::HOST, &node.address);
+        let request =
+            http::Request::get("/stats/summary?only_cpu_and_memory=true").header(http::header::HOST, &node.address);
         let answer = sender.send_request(request.body(Empty::<bytes::Bytes>::new())?).await?;
         if !answer.status().is_success() {
             return Err(format!("it answers {}", answer.status()).into());
