@@ -222,7 +222,7 @@ impl Agenda {
         self.view.clock_stepped(by);
         let deadlines = self.under_way.values_mut().flatten();
         for at in [&mut self.retry_status_at, &mut self.retry_at].into_iter().flatten().chain(deadlines) {
-            *at = super::view::moved(*at, by);
+            *at = super::clock::moved(*at, by);
         }
     }
 

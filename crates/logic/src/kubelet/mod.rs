@@ -17,6 +17,7 @@
 pub mod admission;
 mod agenda;
 mod backoff;
+mod clock;
 mod conditions;
 mod containers;
 mod dispatcher;
