@@ -156,12 +156,8 @@ pub struct ServerArgs {
 /// Reads a kind of pod network.
 fn pod_network(text: &str) -> Result<String, String> {
     match text {
-        "vxlan" | "routes" => Ok(text.to_owned()),
-        "wireguard" => Err("mainstay does not encrypt what pods send between machines, whatever this kernel has: put \
-            the machines on a WireGuard network of your own, give each its address there as --node-ip, and use \
-            routes or vxlan"
-            .to_owned()),
-        _ => Err("there are vxlan and routes".to_owned()),
+        "vxlan" | "routes" | "wireguard" => Ok(text.to_owned()),
+        _ => Err("there are vxlan, routes and wireguard".to_owned()),
     }
 }
 

@@ -6,7 +6,15 @@
 
 use std::net::Ipv4Addr;
 
+use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Node;
+use serde_json::json;
+
+/// Where a Node says its [`Key`], in base64 as `wg` prints it.
+pub const WIREGUARD_KEY: &str = "mainstay.io/wireguard-public-key";
+
+/// A public key of WireGuard.
+pub type Key = [u8; 32];
 
 /// A range of addresses: the first, and the bits that are fixed.
 pub type Range = (Ipv4Addr, u8);
@@ -18,6 +26,8 @@ pub struct Peer {
     pub range: Range,
     /// Its own.
     pub address: Ipv4Addr,
+    /// By which packets to its pods are encrypted and those from them are known, where it says one.
+    pub key: Option<Key>,
 }
 
 impl Peer {
@@ -43,6 +53,13 @@ fn parse(text: &str) -> Option<Range> {
     (bits <= 32 && u32::from(first) & !mask(bits) == 0).then_some((first, bits))
 }
 
+/// What a Node says of its key. One that is no key is as good as none.
+fn key(node: &Node) -> Option<Key> {
+    let text = node.metadata.annotations.as_ref()?.get(WIREGUARD_KEY)?;
+    let ByteString(bytes) = serde_json::from_value(json!(text)).ok()?;
+    bytes.try_into().ok()
+}
+
 /// The peer that a Node is to the node `own`, in a cluster whose pods have the addresses `all`. `None` for itself, for
 /// a Node without a range or an address, and for one that names what it may not.
 pub fn peer(node: &Node, own: &str, all: Range) -> Option<Peer> {
@@ -55,7 +72,7 @@ pub fn peer(node: &Node, own: &str, all: Range) -> Option<Peer> {
     let address: Ipv4Addr = internal.find_map(|address| address.address.parse().ok())?;
     let is_usable = !address.is_loopback() && !address.is_unspecified() && !address.is_multicast();
     let is_within = range.1 > all.1 && contains(all, range.0);
-    (is_within && is_usable && !contains(all, address)).then_some(Peer { range, address })
+    (is_within && is_usable && !contains(all, address)).then(|| Peer { range, address, key: key(node) })
 }
 
 #[cfg(test)]
@@ -70,6 +87,23 @@ mod tests {
                 { "type": "InternalIP", "address": address }] },
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn a_key_is_one_or_none() {
+        let all = (Ipv4Addr::new(10, 244, 0, 0), 16);
+        let judged = |text: &str| {
+            let mut node = node("b", "10.244.1.0/24", "192.0.2.2");
+            node.metadata.annotations = Some([(WIREGUARD_KEY.to_owned(), text.to_owned())].into());
+            peer(&node, "a", all).unwrap().key
+        };
+        assert_eq!(
+            judged("AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="),
+            Some([&[1][..], &[0; 31]].concat()[..].try_into().unwrap())
+        );
+        for text in ["", "AQAA", "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA", "no key"] {
+            assert_eq!(judged(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -184,8 +184,8 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
         let (node, port, asked) = (&config.node_name, config.streaming_port, &client.config().server);
         let mut guard = network::guard::Guard::new(node, services, port, asked, reserved.clone());
         guard = guard.with_store(&config.store, config.node_ip);
-        if config.between == network::Between::Vxlan {
-            guard = guard.with_overlay(network::machines::PORT);
+        if let Some(port) = config.between.port() {
+            guard = guard.with_overlay(port);
         }
         let events = events.clone();
         let network = network.clone();

@@ -5,6 +5,8 @@ use std::fs;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Node;
 use mainstay_api::{kinds, object};
@@ -12,6 +14,7 @@ use mainstay_client::{Error, PatchType};
 use mainstay_logic::kubelet::admission::Abilities;
 use mainstay_logic::kubelet::pressure::Condition;
 use mainstay_logic::nodes::MACHINE;
+use mainstay_logic::peers::WIREGUARD_KEY;
 use mainstay_logic::{resources, volume};
 use mainstay_runtime::{fence, user_namespace};
 use mainstay_tasks::Health;
@@ -241,6 +244,9 @@ async fn metadata(kubelet: &Kubelet) -> Value {
     let mut annotations = json!({ volume::VOLUME_ROOT: kubelet.volumes.root().display().to_string() });
     if !kubelet.config.machine.is_empty() {
         annotations[MACHINE] = json!(kubelet.config.machine);
+    }
+    if let Some(key) = kubelet.network.key() {
+        annotations[WIREGUARD_KEY] = json!(STANDARD.encode(key));
     }
     annotations[resources::RESERVED_PORTS] = json!(kubelet.reserved.ports().join(","));
     match kubelet.volumes.capacity().await {

@@ -353,6 +353,17 @@ pub enum Keeper {
     Services = 0x53,
 }
 
+/// How packets get to another machine's pods.
+#[derive(Clone, Copy, Debug)]
+pub enum Way {
+    /// By the machine's own address, on a link that both have.
+    Machine(Ipv4Addr),
+    /// By the overlay's end there, and the link that is its end here.
+    Overlay(Ipv4Addr, u32),
+    /// By a link that knows by itself which machine has which pods.
+    Tunnel(u32),
+}
+
 /// An overlay's end on this machine.
 #[derive(Clone, Copy, Debug)]
 pub struct Vxlan {
@@ -410,6 +421,20 @@ impl Links {
         self.socket.request(message).map(|_| index)
     }
 
+    /// Makes a WireGuard link that is up and gives its index. Without a key it passes nothing on.
+    pub fn ensure_wireguard(&mut self, name: &str, mtu: u32) -> io::Result<u32> {
+        let mut message = Message::new(NEWLINK, CREATE | EXCL, &link_header(0, false));
+        message.string(IFLA_IFNAME, name).u32(IFLA_MTU, mtu).nest(IFLA_LINKINFO, |info| {
+            info.string(IFLA_INFO_KIND, "wireguard");
+        });
+        existing_is_fine(self.socket.request(message))?;
+        let index = self.need(name)?;
+        without_ipv6(name)?;
+        let mut message = Message::new(NEWLINK, 0, &link_header(index, true));
+        message.u32(IFLA_MTU, mtu);
+        self.socket.request(message).map(|_| index)
+    }
+
     /// The machine's address that an overlay's end was made for; `None` where there is no such link.
     fn vxlan_local(&mut self, name: &str) -> io::Result<Option<Ipv4Addr>> {
         let Some(link) = self.link(name)? else { return Ok(None) };
@@ -440,18 +465,20 @@ impl Links {
         Ok(replies.iter().find_map(|reply| mtu(&reply.body)))
     }
 
-    /// Sets a route to another machine's pods: by its own address, or by the overlay's end on this machine.
-    pub fn ensure_machine_route(
-        &mut self,
-        to: (Ipv4Addr, u8),
-        gateway: Ipv4Addr,
-        overlay: Option<u32>,
-    ) -> io::Result<()> {
-        let flags = if overlay.is_some() { RTNH_F_ONLINK } else { 0 }.to_ne_bytes();
-        let head = [AF_INET, to.1, 0, 0, MAIN_TABLE, Keeper::Machines as u8, SCOPE_UNIVERSE, UNICAST];
-        let mut message = Message::new(NEWROUTE, CREATE | REPLACE, &[&head[..], &flags].concat());
-        message.attribute(RTA_DST, &to.0.octets()).attribute(RTA_GATEWAY, &gateway.octets());
-        if let Some(link) = overlay {
+    /// Sets a route to another machine's pods.
+    pub fn ensure_machine_route(&mut self, to: (Ipv4Addr, u8), way: Way) -> io::Result<()> {
+        let (gateway, link, flags, scope) = match way {
+            Way::Machine(address) => (Some(address), None, 0, SCOPE_UNIVERSE),
+            Way::Overlay(end, link) => (Some(end), Some(link), RTNH_F_ONLINK, SCOPE_UNIVERSE),
+            Way::Tunnel(link) => (None, Some(link), 0, SCOPE_LINK),
+        };
+        let head = [AF_INET, to.1, 0, 0, MAIN_TABLE, Keeper::Machines as u8, scope, UNICAST];
+        let mut message = Message::new(NEWROUTE, CREATE | REPLACE, &[&head[..], &flags.to_ne_bytes()].concat());
+        message.attribute(RTA_DST, &to.0.octets());
+        if let Some(gateway) = gateway {
+            message.attribute(RTA_GATEWAY, &gateway.octets());
+        }
+        if let Some(link) = link {
             message.u32(RTA_OIF, link);
         }
         self.socket.request(message).map(drop)

@@ -1,10 +1,11 @@
 //! The pod network between machines, from Node objects alone: nothing is asked of the network and nothing is flooded.
 //!
 //! ```text
-//! routes:  10.244.1.0/24 via 192.0.2.2                              (the other machine's own address, on a shared
-//! link) vxlan:   10.244.1.0/24 via 10.244.1.0 dev mst-vxlan onlink
-//!          10.244.1.0 is at 0a:58:0a:f4:01:00                       (neighbour, permanent)
-//!          0a:58:0a:f4:01:00 is on 192.0.2.2                        (forwarding entry, permanent)
+//! routes:     10.244.1.0/24 via 192.0.2.2                      (the other machine's own address, on a shared link)
+//! vxlan:      10.244.1.0/24 via 10.244.1.0 dev mst-vxlan onlink
+//!             10.244.1.0 is at 0a:58:0a:f4:01:00               (neighbour, permanent)
+//!             0a:58:0a:f4:01:00 is on 192.0.2.2                (forwarding entry, permanent)
+//! wireguard:  10.244.1.0/24 dev mst-wireguard                  (and who that is: [`super::wireguard`])
 //! ```
 //!
 //! What is in the kernel is brought up to date by what differs. Routes that an earlier process left stay until all
@@ -23,7 +24,8 @@ use mainstay_client::{Client, Informer, ListOptions, Notice};
 use mainstay_logic::peers::{Peer, peer};
 
 use super::filter::overlay::OverlayGuard;
-use super::link::{Keeper, Links, Vxlan};
+use super::link::{Keeper, Links, Vxlan, Way};
+use super::wireguard::{self, WireGuard};
 use super::{Between, Network, NetworkConfig, NetworkError, step};
 
 /// This machine's end of the overlay.
@@ -44,6 +46,8 @@ pub struct Machines {
     guard: Option<OverlayGuard>,
     /// Made with the first peer: a machine that stays alone needs none.
     overlay: Option<u32>,
+    /// Where what pods send is encrypted.
+    tunnel: Option<WireGuard>,
     /// What was told to the kernel, by Node.
     peers: BTreeMap<String, Peer>,
 }
@@ -51,12 +55,19 @@ pub struct Machines {
 impl Machines {
     /// Opens what is there.
     pub fn open(network: &Network) -> Result<Self, NetworkError> {
-        let links = step("opening netlink", Links::open())?;
+        let mut links = step("opening netlink", Links::open())?;
         let config = network.config().clone();
+        // What the cluster had before, with another kind of network.
+        for (link, of) in [(OVERLAY, Between::Vxlan), (wireguard::LINK, Between::WireGuard)] {
+            if config.between != of {
+                step(format!("removing {link}"), links.remove(link))?;
+            }
+        }
         let guard =
             (config.between == Between::Vxlan).then(|| OverlayGuard::open(config.cluster_cidr, config.pod_cidr));
         let guard = step("opening the packet filter", guard.transpose())?;
-        Ok(Self { config, mtu: network.mtu(), links, guard, overlay: None, peers: BTreeMap::new() })
+        let (mtu, peers) = (network.mtu(), BTreeMap::new());
+        Ok(Self { config, mtu, links, guard, overlay: None, tunnel: None, peers })
     }
 
     /// Makes the overlay's guard, or makes it again where somebody took it away.
@@ -82,33 +93,59 @@ impl Machines {
                 }
             }
         }
+        self.forget_key(had, wanted)?;
         let Some(new) = wanted else { return Ok(()) };
         self.admit(node, Some(new.address))?;
         match self.config.between {
-            Between::Routes => self.links.ensure_machine_route(new.range, new.address, None)?,
+            Between::Routes => self.links.ensure_machine_route(new.range, Way::Machine(new.address))?,
             Between::Vxlan => {
                 let overlay = self.ensure_overlay()?;
                 self.links.ensure_overlay_peer(overlay, new.range.0, new.hardware(), new.address)?;
-                self.links.ensure_machine_route(new.range, new.range.0, Some(overlay))?;
+                self.links.ensure_machine_route(new.range, Way::Overlay(new.range.0, overlay))?;
+            }
+            Between::WireGuard => {
+                let key = new.key.ok_or_else(|| io::Error::other("it has not said its key of WireGuard yet"))?;
+                if self.peers.iter().any(|(other, peer)| other != node && peer.key == Some(key)) {
+                    return Err(io::Error::other("it says the key of another machine"));
+                }
+                let tunnel = self.ensure_tunnel()?;
+                tunnel.set_peer(key, new.address, new.range)?;
+                let way = Way::Tunnel(tunnel.index());
+                self.links.ensure_machine_route(new.range, way)?;
             }
         }
         self.peers.insert(node.to_owned(), new);
         Ok(())
     }
 
-    /// Those peers, to be told to the kernel again, to which no route leads any more, or not by the overlay: somebody
-    /// took link or routes away.
+    /// Those peers, to be told to the kernel again, to which no route leads any more, or not by the overlay, or that
+    /// the tunnel does not know: somebody took link, routes or peers away.
     fn lost(&mut self) -> io::Result<Vec<(String, Peer)>> {
-        let is_same = match self.overlay {
-            Some(overlay) => self.links.index(OVERLAY)? == Some(overlay),
-            None => true,
-        };
+        let mut is_same = true;
+        if let Some(overlay) = self.overlay {
+            is_same &= self.links.index(OVERLAY)? == Some(overlay);
+        }
+        let mut keys = Vec::new();
+        if let Some(tunnel) = &mut self.tunnel {
+            is_same &= self.links.index(wireguard::LINK)? == Some(tunnel.index());
+            keys = if is_same { tunnel.peers()? } else { keys };
+        }
         if !is_same {
-            self.overlay = None;
+            (self.overlay, self.tunnel) = (None, None);
         }
         let routes = self.links.routes_of(Keeper::Machines)?;
-        let lost = self.peers.extract_if(.., |_, peer| !is_same || !routes.contains(&peer.range));
-        Ok(lost.collect())
+        let is_known = |peer: &Peer| self.tunnel.is_none() || peer.key.is_some_and(|key| keys.contains(&key));
+        let is_lost = |peer: &Peer| !is_same || !routes.contains(&peer.range) || !is_known(peer);
+        Ok(self.peers.extract_if(.., |_, peer| is_lost(peer)).collect())
+    }
+
+    /// Whoever has the key that a Node had and has no more is no longer believed.
+    fn forget_key(&mut self, had: Option<Peer>, wanted: Option<Peer>) -> io::Result<()> {
+        let gone = had.and_then(|had| had.key).filter(|key| wanted.and_then(|wanted| wanted.key) != Some(*key));
+        match (gone, &mut self.tunnel) {
+            (Some(key), Some(tunnel)) => tunnel.remove_peer(key),
+            _ => Ok(()),
+        }
     }
 
     fn admit(&mut self, node: &str, address: Option<Ipv4Addr>) -> io::Result<()> {
@@ -120,7 +157,7 @@ impl Machines {
             return Ok(overlay);
         }
         let range = self.config.pod_cidr;
-        let own = Peer { range: (range.first, range.prefix), address: self.config.node_address };
+        let own = Peer { range: (range.first, range.prefix), address: self.config.node_address, key: None };
         let vxlan = Vxlan { id: ID, port: PORT, local: own.address, hardware: own.hardware(), mtu: self.mtu };
         let made = self.links.ensure_vxlan(OVERLAY, vxlan);
         let overlay = made.map_err(|error| match error.raw_os_error() {
@@ -135,8 +172,26 @@ impl Machines {
         Ok(overlay)
     }
 
-    /// Takes away routes that an earlier process left and that neither a peer has nor one of those that are `wanted`.
+    fn ensure_tunnel(&mut self) -> io::Result<&mut WireGuard> {
+        if self.tunnel.is_none() {
+            let tunnel = WireGuard::open(&self.config.folder, self.mtu)?;
+            // The source of what this machine itself sends to other machines' pods.
+            self.links.ensure_address(tunnel.index(), self.config.pod_cidr.first, 32)?;
+            self.tunnel = Some(tunnel);
+        }
+        self.tunnel.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// Takes away routes and keys that an earlier process left and that neither a peer has nor one of those that are
+    /// `wanted`.
     fn forget_others(&mut self, wanted: &BTreeMap<String, Option<Peer>>) -> io::Result<()> {
+        if self.config.between == Between::WireGuard {
+            let known: Vec<_> = self.peers.values().chain(wanted.values().flatten()).map(|peer| peer.key).collect();
+            let tunnel = self.ensure_tunnel()?;
+            for key in tunnel.peers()?.into_iter().filter(|key| !known.contains(&Some(*key))) {
+                tunnel.remove_peer(key)?;
+            }
+        }
         for route in self.links.routes_of(Keeper::Machines)? {
             if !self.peers.values().chain(wanted.values().flatten()).any(|peer| peer.range == route) {
                 self.links.remove_route(route, Keeper::Machines)?;
@@ -204,18 +259,9 @@ pub async fn keep(network: Arc<Network>, client: Client, own: String, own_node: 
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Cidr, raise_loopback};
+    use super::super::Cidr;
+    use super::super::tests::apart;
     use super::*;
-
-    /// In a network of its own; as root only.
-    fn apart(work: impl FnOnce() + Send + 'static) {
-        let thread = std::thread::spawn(|| {
-            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root");
-            raise_loopback().expect("lo");
-            work();
-        });
-        thread.join().expect("no panic");
-    }
 
     #[test]
     fn a_way_to_another_machine_that_somebody_took_away_is_made_again() {
@@ -236,7 +282,8 @@ mod tests {
             let mut machines = Machines::open(&network).expect("opened");
             let out = machines.links.ensure_bridge("out", [2, 0, 0, 0, 0, 1]).expect("a link");
             machines.links.ensure_address(out, Ipv4Addr::new(192, 0, 2, 1), 24).expect("an address");
-            let peer = Peer { range: (Ipv4Addr::new(10, 244, 1, 0), 24), address: Ipv4Addr::new(192, 0, 2, 2) };
+            let peer =
+                Peer { range: (Ipv4Addr::new(10, 244, 1, 0), 24), address: Ipv4Addr::new(192, 0, 2, 2), key: None };
             machines.set("b", Some(peer)).expect("set");
             assert_eq!(machines.lost().expect("looked"), []);
             machines.links.remove("out").expect("taken away");

@@ -24,6 +24,7 @@ pub mod machines;
 mod netlink;
 mod service_rules;
 pub mod view;
+pub mod wireguard;
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -37,6 +38,8 @@ use conntrack::{Conntrack, Which};
 pub use hold::{Held, Owner, hold};
 use link::{Keeper, Links, Route};
 pub use look::Looked;
+use mainstay_logic::peers::Key;
+use wireguard::WireGuard;
 
 /// The bridge of the pods.
 pub const POD_BRIDGE: &str = "mst-pods";
@@ -52,6 +55,8 @@ const LEAST_MTU: u32 = 576;
 const WIDEST_RANGE: u8 = 8;
 /// The overlay's headers: Ethernet, IPv4, UDP, VXLAN.
 const OVERLAY_BYTES: u32 = 50;
+/// A tunnel's headers and end: IPv4, UDP, WireGuard's own 16 bytes and its tag of 16.
+const TUNNEL_BYTES: u32 = 60;
 
 /// What the network needs to know.
 #[derive(Clone, Debug)]
@@ -81,15 +86,36 @@ pub enum Between {
     Vxlan,
     /// As they are, by routes: the machines share a link.
     Routes,
+    /// Encrypted by the kernel's WireGuard, each to the machine that has the pods.
+    WireGuard,
 }
 
 impl Between {
-    /// Reads `vxlan` or `routes`.
+    /// Reads `vxlan`, `routes` or `wireguard`.
     pub fn parse(text: &str) -> Option<Self> {
         match text {
             "vxlan" => Some(Self::Vxlan),
             "routes" => Some(Self::Routes),
+            "wireguard" => Some(Self::WireGuard),
             _ => None,
+        }
+    }
+
+    /// Bytes that are added to each packet on the way.
+    fn overhead(self) -> u32 {
+        match self {
+            Self::Vxlan => OVERLAY_BYTES,
+            Self::Routes => 0,
+            Self::WireGuard => TUNNEL_BYTES,
+        }
+    }
+
+    /// The UDP port that is this machine's own for what comes from other machines' pods.
+    pub fn port(self) -> Option<u16> {
+        match self {
+            Self::Vxlan => Some(machines::PORT),
+            Self::Routes => None,
+            Self::WireGuard => Some(wireguard::PORT),
         }
     }
 }
@@ -140,6 +166,8 @@ pub struct Network {
     state: Mutex<State>,
     /// By itself: to look for a pod's connections takes longer than to connect another one.
     conntrack: Mutex<Conntrack>,
+    /// By which other machines know what this one's pods send, where that is encrypted.
+    key: Option<Key>,
 }
 
 #[derive(Debug)]
@@ -161,15 +189,12 @@ fn hardware_address(address: Ipv4Addr) -> [u8; 6] {
     [0x0a, 0x58, a, b, c, d]
 }
 
-/// The largest packet of a pod: what this machine's link takes, less what the overlay adds. A machine that has no link
+/// The largest packet of a pod: what this machine's link takes, less what is added between machines. A machine that has no link
 /// of its address (alone, behind a translation) is taken for one with Ethernet's.
 fn pod_mtu(link: Option<u32>, config: &NetworkConfig) -> u32 {
     let alone = config.node_address.is_loopback() || config.cluster_cidr.contains(config.node_address);
     let link = link.filter(|_| !alone);
-    match (link.unwrap_or(MTU).max(LEAST_MTU), config.between) {
-        (mtu, Between::Vxlan) if !alone => mtu - OVERLAY_BYTES,
-        (mtu, _) => mtu,
-    }
+    link.unwrap_or(MTU).max(LEAST_MTU) - if alone { 0 } else { config.between.overhead() }
 }
 
 /// The name of a pod's interface on the host: of its uid, at most 15 characters.
@@ -230,7 +255,7 @@ fn base(links: &mut Links, config: &NetworkConfig) -> Result<(u32, u32), Network
 /// Takes away every interface, route and rule of the pod network.
 fn take_away(links: &mut Links) -> Result<(), NetworkError> {
     for name in step("listing interfaces", links.names())? {
-        if is_pair(&name) || [POD_BRIDGE, SERVICE_LINK, machines::OVERLAY].contains(&name.as_str()) {
+        if is_pair(&name) || [POD_BRIDGE, SERVICE_LINK, machines::OVERLAY, wireguard::LINK].contains(&name.as_str()) {
             step(format!("removing {name}"), links.remove(&name))?;
         }
     }
@@ -265,8 +290,17 @@ impl Network {
         let mtu = pod_mtu(step("looking for this machine's link", links.mtu_towards(config.node_address))?, &config);
         let leases = step("opening the address leases", Leases::open(config.pod_cidr, config.folder.clone()))?;
         let conntrack = Mutex::new(step("opening the tracked connections", Conntrack::open())?);
+        let key = match config.between {
+            Between::WireGuard => Some(step("making the encrypted link", WireGuard::open(&config.folder, mtu))?.key()),
+            Between::Vxlan | Between::Routes => None,
+        };
         let state = State { links, leases, bridge, services, ranges: Vec::new(), mtu };
-        Ok(Self { config, state: Mutex::new(state), conntrack })
+        Ok(Self { config, state: Mutex::new(state), conntrack, key })
+    }
+
+    /// This machine's public key of WireGuard, for [`WIREGUARD_KEY`](mainstay_logic::peers::WIREGUARD_KEY).
+    pub fn key(&self) -> Option<Key> {
+        self.key
     }
 
     /// What it was opened with.
@@ -423,6 +457,40 @@ impl Network {
             Ok(_held) => take_away(&mut links).map(|()| None),
             Err(error) if error.source.kind() == io::ErrorKind::AddrInUse => Ok(Some(error.source.to_string())),
             Err(error) => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// In a network of its own; as root only.
+    pub(super) fn apart(work: impl FnOnce() + Send + 'static) {
+        let thread = std::thread::spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("root");
+            raise_loopback().expect("lo");
+            work();
+        });
+        thread.join().expect("no panic");
+    }
+
+    #[test]
+    fn a_pods_packet_with_what_is_added_fits_its_machines_link() {
+        let range = |text| Cidr::parse(text).expect("a range");
+        let config = |between, node_address: &str| NetworkConfig {
+            folder: PathBuf::new(),
+            machine: "m".to_owned(),
+            pod_cidr: range("10.244.0.0/24"),
+            cluster_cidr: range("10.244.0.0/16"),
+            service_cidr: range("10.96.0.0/16"),
+            dns_address: Ipv4Addr::new(10, 96, 0, 10),
+            node_address: node_address.parse().expect("an address"),
+            between,
+        };
+        for (between, mtu) in [(Between::Vxlan, 1450), (Between::Routes, 1500), (Between::WireGuard, 1440)] {
+            assert_eq!(pod_mtu(Some(1500), &config(between, "192.0.2.1")), mtu, "{between:?}");
+            assert_eq!(pod_mtu(Some(65536), &config(between, "127.0.0.1")), 1500, "{between:?}, alone");
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The netlink wire format, as little of it as links, addresses, routes, the packet filter and tracked connections
-//! need.
+//! The netlink wire format, as little of it as links, addresses, routes, the packet filter, tracked connections and
+//! WireGuard need.
 //!
-//! One codec for both families that Mainstay speaks (rtnetlink and nfnetlink). A socket belongs to the network
+//! One codec for all families that Mainstay speaks (rtnetlink, nfnetlink and generic netlink). A socket belongs to the network
 //! namespace in which it was opened, so configuring a pod's namespace is opening a socket in it.
 //!
 //! A message is a 16-byte header, a family header, then attributes: length (u16, with its own 4 bytes), type (u16),
@@ -53,6 +53,8 @@ pub enum Family {
     Route,
     /// The packet filter and tracked connections.
     Netfilter,
+    /// What finds its number by its name: WireGuard.
+    Generic,
 }
 
 /// One message being written.
@@ -175,6 +177,7 @@ impl Socket {
         let protocol = match family {
             Family::Route => SockProtocol::NetlinkRoute,
             Family::Netfilter => SockProtocol::NetlinkNetFilter,
+            Family::Generic => SockProtocol::NetlinkGeneric,
         };
         let fd = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;

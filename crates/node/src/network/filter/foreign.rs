@@ -8,9 +8,9 @@ use std::io;
 
 use super::expression::{Rule, Verdict};
 use super::table::{FORWARD, transact};
-use crate::network::POD_BRIDGE;
 use crate::network::machines::OVERLAY;
 use crate::network::netlink::{CREATE, DUMP, Message, Socket, find};
+use crate::network::{POD_BRIDGE, wireguard};
 
 const NFTABLES: u16 = 10 << 8;
 const GET_CHAIN: u16 = NFTABLES | 4;
@@ -30,7 +30,7 @@ const RULE_NOTE: u16 = 7;
 const DROP: u32 = 0;
 /// A comment as `nft` writes and shows it.
 const OURS: &[u8] = b"\x00\x09mainstay\x00";
-const LINKS: [&str; 2] = [POD_BRIDGE, OVERLAY];
+const LINKS: [&str; 3] = [POD_BRIDGE, OVERLAY, wireguard::LINK];
 
 /// A chain that the kernel calls for what is forwarded.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -165,7 +165,7 @@ mod tests {
             assert_eq!(ours(&mut socket), [(true, 0), (false, 0)]);
             assert_eq!(pass(&mut socket).expect("let pass"), 1);
             assert_eq!(pass(&mut socket).expect("as it is"), 0);
-            assert_eq!(ours(&mut socket), [(true, 4), (false, 0)]);
+            assert_eq!(ours(&mut socket), [(true, 2 * LINKS.len()), (false, 0)]);
             transact(&mut socket, vec![other.emptied("FORWARD")]).expect("reloaded");
             assert_eq!(pass(&mut socket).expect("let pass again"), 1);
             leave(&mut socket).expect("taken away");
