@@ -1,7 +1,10 @@
 //! Whose the pod network of a network namespace is: links, routes and tables have fixed names, and each is there once.
 //!
-//! While a node runs, it holds a byte of a file that only root may open, the byte numbered as its network namespace is.
-//! What it made stays when it stops (V7), so the pods' bridge says whose it is (its alias, which goes with the bridge).
+//! While a node runs, it holds a table of the packet filter that goes with its socket: only who may change this network
+//! can make one, and it is there for whoever shares the network, whatever files they see. Kernels before 5.12 have no
+//! such tables; so it also holds a byte of a file that only root may open, the byte numbered as its network namespace
+//! is. What it made stays when it stops (V7), so the pods' bridge says whose it is (its alias, which goes with the
+//! bridge).
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -13,6 +16,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 
+use super::filter::Mark;
 use super::link::Links;
 use super::{NetworkError, POD_BRIDGE, is_pair, step};
 
@@ -32,7 +36,8 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// A network namespace that is one node's until this is dropped.
 #[derive(Debug)]
-pub struct Held(#[allow(dead_code, reason = "the lock goes with the file")] File);
+#[allow(dead_code, reason = "the locks go with file and socket")]
+pub struct Held(File, Option<Mark>);
 
 /// Takes this thread's network namespace for one node, for as long as what it gives lives: a second node would take the
 /// first one's links and tables, whatever its ports and ranges are. Needs root, as all that a node makes there.
@@ -49,16 +54,21 @@ pub fn hold() -> Result<Held, NetworkError> {
         l_len: 1,
         l_pid: 0,
     };
-    match fcntl(file.as_raw_fd(), FcntlArg::F_OFD_SETLK(&lock)) {
-        Ok(_) => Ok(Held(file)),
-        Err(Errno::EAGAIN | Errno::EACCES) => {
+    let taken = match fcntl(file.as_raw_fd(), FcntlArg::F_OFD_SETLK(&lock)) {
+        Ok(_) => Mark::take(),
+        Err(Errno::EAGAIN | Errno::EACCES) => Err(io::ErrorKind::AddrInUse.into()),
+        Err(error) => Err(error.into()),
+    };
+    let taken = taken.map(|mark| Held(file, mark)).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => {
             let whose = Links::open().and_then(|mut links| Owner::of(&mut links)).ok().flatten();
             let whose = whose.map(|owner| format!(", that of {}", owner.folder)).unwrap_or_default();
             let why = format!("another node runs in this network already{whose}; stop that one first");
-            step("taking the network for this node", Err(io::Error::new(io::ErrorKind::AddrInUse, why)))
+            io::Error::new(io::ErrorKind::AddrInUse, why)
         }
-        Err(error) => step("taking the network for this node", Err(error.into())),
-    }
+        _ => error,
+    });
+    step("taking the network for this node", taken)
 }
 
 /// As [`hold`], when a node that was killed a moment ago may hold it still: the kernel ends its calls first.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
 use super::link::Link;
-use super::{Network, NetworkError, POD_BRIDGE, SERVICE_LINK, State, base, pair_name, step};
+use super::{Network, NetworkError, POD_BRIDGE, SERVICE_LINK, State, base, pair_name, step, sysctls};
 
 /// What was not as it should be.
 #[derive(Debug, Default)]
@@ -55,7 +55,8 @@ impl Network {
         Ok(true)
     }
 
-    /// Whether what all pods need is there: both links, up, with their addresses, and the routes to Services.
+    /// Whether what all pods need is there: both links, up, with their addresses, the routes to Services, and the
+    /// kernel's forwarding (`sysctl --system` puts back what a distribution wants).
     fn is_whole(&self, state: &mut State, all: &[Link]) -> Result<bool, NetworkError> {
         let is_up =
             |name: &str, index: u32| all.iter().any(|link| link.name == name && link.index == index && link.is_up);
@@ -66,6 +67,12 @@ impl Network {
         let wanted = [(state.bridge, self.config.gateway()), (state.services, self.config.dns_address)];
         let routes = step("listing routes", state.links.routes_by(state.services))?;
         let range = self.config.service_cidr;
-        Ok(wanted.iter().all(|wanted| addresses.contains(wanted)) && routes.contains(&(range.first, range.prefix)))
+        let own = (range.first, range.prefix);
+        let mut led = state.led.iter().chain([&own]);
+        let is_set =
+            |(key, value): &(PathBuf, &str)| std::fs::read_to_string(key).is_ok_and(|now| now.trim() == *value);
+        Ok(wanted.iter().all(|wanted| addresses.contains(wanted))
+            && led.all(|range| routes.contains(range))
+            && sysctls().iter().all(is_set))
     }
 }

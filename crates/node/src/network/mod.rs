@@ -176,8 +176,10 @@ struct State {
     leases: Leases,
     bridge: u32,
     services: u32,
-    /// The ranges of Services that are led to their link beside the cluster's own.
+    /// The ranges of Services that are to be led to their link beside the cluster's own.
     ranges: Vec<Cidr>,
+    /// Those of them that are.
+    led: Vec<(Ipv4Addr, u8)>,
     /// The largest packet of a pod.
     mtu: u32,
 }
@@ -239,17 +241,23 @@ fn base(links: &mut Links, config: &NetworkConfig) -> Result<(u32, u32), Network
     let range = config.service_cidr;
     let route = Route { to: (range.first, range.prefix), gateway: None, link: services, source: Some(gateway) };
     step("routing the service range", links.ensure_route(route))?;
-    for (key, value) in [
-        ("net/ipv4/ip_forward".to_owned(), "1"),
-        // Pods on one bridge talk through the host on purpose; it must not tell them of a shorter way.
-        (format!("net/ipv4/conf/{POD_BRIDGE}/send_redirects"), "0"),
-        ("net/ipv4/conf/all/send_redirects".to_owned(), "0"),
-        // A host port on 127.0.0.1 leads to a pod; the packet filter keeps pods from the loopback addresses.
-        (format!("net/ipv4/conf/{POD_BRIDGE}/route_localnet"), "1"),
-    ] {
-        step(format!("setting {key}"), std::fs::write(Path::new("/proc/sys").join(&key), value))?;
+    for (key, value) in sysctls() {
+        step(format!("setting {}", key.display()), std::fs::write(&key, value))?;
     }
     Ok((bridge, services))
+}
+
+/// What the kernel is told of forwarding: files of `/proc/sys` and their values.
+fn sysctls() -> [(PathBuf, &'static str); 4] {
+    [
+        ("ip_forward".to_owned(), "1"),
+        // Pods on one bridge talk through the host on purpose; it must not tell them of a shorter way.
+        (format!("conf/{POD_BRIDGE}/send_redirects"), "0"),
+        ("conf/all/send_redirects".to_owned(), "0"),
+        // A host port on 127.0.0.1 leads to a pod; the packet filter keeps pods from the loopback addresses.
+        (format!("conf/{POD_BRIDGE}/route_localnet"), "1"),
+    ]
+    .map(|(key, value)| (Path::new("/proc/sys/net/ipv4").join(key), value))
 }
 
 /// Takes away every interface, route and rule of the pod network.
@@ -294,7 +302,7 @@ impl Network {
             Between::WireGuard => Some(step("making the encrypted link", WireGuard::open(&config.folder, mtu))?.key()),
             Between::Vxlan | Between::Routes => None,
         };
-        let state = State { links, leases, bridge, services, ranges: Vec::new(), mtu };
+        let state = State { links, leases, bridge, services, ranges: Vec::new(), led: Vec::new(), mtu };
         Ok(Self { config, state: Mutex::new(state), conntrack, key })
     }
 
@@ -398,6 +406,7 @@ impl Network {
                 refused.push(*range);
             }
         }
+        state.led = step("listing routes", state.links.routes_of(Keeper::Services))?;
         Ok(refused)
     }
 

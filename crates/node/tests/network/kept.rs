@@ -22,6 +22,26 @@ fn n4_a_second_node_in_one_network_is_refused() {
     assert!(node.run(|| network::hold().is_ok()), "it is over");
 }
 
+/// Two containers on the host's network see different files, and one network.
+#[test]
+fn n1_n4_who_sees_other_files_takes_no_running_nodes_network() {
+    Host::new().run(|| {
+        let held = network::hold().expect("nobody else");
+        let refused = std::thread::spawn(|| {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("root");
+            let private = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_PRIVATE;
+            nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("private");
+            let flags = nix::mount::MsFlags::empty();
+            nix::mount::mount(Some("none"), "/run", Some("tmpfs"), flags, None::<&str>).expect("other files");
+            network::hold().expect_err("held").to_string()
+        });
+        let refused = refused.join().expect("no panic");
+        assert!(refused.contains("another node runs in this network already"), "{refused}");
+        drop(held);
+        network::hold().expect("it is over");
+    });
+}
+
 /// What any process may bind keeps no node from starting; and nobody but root gets at what does.
 #[test]
 fn x5_x7_only_root_keeps_a_node_out_of_its_network() {
@@ -88,7 +108,7 @@ fn n1_n4_what_somebody_takes_away_of_the_pod_network_is_made_again() {
         assert_eq!(network.route_services(&[more]).expect("routed"), []);
         network
     });
-    let steps: [(&str, fn()); 8] = [
+    let steps: [(&str, fn()); 11] = [
         ("the pod's pair", || ip("link del PAIR")),
         ("the pod's port", || ip("link set PAIR nomaster")),
         ("the bridge", || ip("link del mst-pods")),
@@ -97,6 +117,11 @@ fn n1_n4_what_somebody_takes_away_of_the_pod_network_is_made_again() {
         ("the bridge, down", || ip("link set mst-pods down")),
         ("the DNS server's address", || ip("address del 10.96.0.10/32 dev mst-services")),
         ("the route to Services", || ip("route del 10.96.0.0/16")),
+        ("the route to a further range", || ip("route del 203.0.113.0/24")),
+        ("forwarding", || std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").expect("set")),
+        ("the way back to this machine", || {
+            std::fs::write("/proc/sys/net/ipv4/conf/mst-pods/route_localnet", "0").expect("set");
+        }),
     ];
     for (what, take_away) in steps {
         let pods = bed.pods();

@@ -42,6 +42,7 @@ mod expression;
 mod foreign;
 mod fronts;
 mod guards;
+mod mark;
 pub mod overlay;
 mod owners;
 mod ports;
@@ -59,6 +60,7 @@ use affinity::Kept;
 use counted::{Counted, Difference};
 use expression::Verdict;
 use fronts::{Writing, map_name};
+pub use mark::Mark;
 use owners::Owners;
 use table::{Sees, Table, Value};
 

@@ -3,7 +3,7 @@
 use std::io;
 
 use super::expression::{Rule, Verdict};
-use crate::network::netlink::{APPEND, CREATE, Message, Socket, find};
+use crate::network::netlink::{APPEND, CREATE, EXCL, Message, Socket, find};
 
 const NFTABLES: u16 = 10 << 8;
 const NEW_TABLE: u16 = NFTABLES;
@@ -26,6 +26,9 @@ const TIMEOUT: u32 = 0x10;
 /// Rules may add elements.
 const EVAL: u32 = 0x20;
 const TABLE_NAME: u16 = 1;
+const TABLE_FLAGS: u16 = 2;
+/// A table that goes with the socket that made it, and that no other socket changes (Linux 5.12).
+const OWNER: u32 = 2;
 const TABLE_HANDLE: u16 = 4;
 /// How many elements one message has at most: an attribute's length is 16 bits.
 const ELEMENTS: usize = 512;
@@ -80,6 +83,14 @@ impl Table {
     /// Makes it; one that is there is kept.
     pub fn made(self) -> Message {
         self.message(NEW_TABLE, CREATE)
+    }
+
+    /// Makes it for as long as the socket lives that sends this, and nobody else's meanwhile: an error where it is
+    /// there.
+    pub fn held(self) -> Message {
+        let mut message = self.message(NEW_TABLE, CREATE | EXCL);
+        message.be32(TABLE_FLAGS, OWNER);
+        message
     }
 
     /// Takes it away with all that is in it.
