@@ -73,7 +73,8 @@ fn decide(observed: &Observed, _now: Timestamp) -> Decision {
         );
         return decision;
     };
-    if selector(service).is_none() || pods::is_terminating(&service.metadata) {
+    let is_external = service.spec.as_ref().and_then(|spec| spec.type_.as_deref()) == Some("ExternalName");
+    if is_external || selector(service).is_none() || pods::is_terminating(&service.metadata) {
         return decision;
     }
     let (subsets, truncated) = subsets(service, &observed.pods);
@@ -187,6 +188,15 @@ mod tests {
     use super::*;
     use crate::scheduler::tests::pod;
     use crate::world::World;
+
+    #[test]
+    fn conformance_a_service_that_is_a_name_elsewhere_has_no_endpoints() {
+        let mut world = World::default();
+        world.put(json!({"kind": "Service", "metadata": {"namespace": "default", "name": "web"},
+            "spec": {"type": "ExternalName", "externalName": "a.b", "selector": {"app": "web"}}}));
+        world.run(&CONTROLLER, &ObjectKey::new("default", "web"), Timestamp::UNIX_EPOCH, usize::MAX);
+        assert!(world.get(&kinds::ENDPOINTS, "default", "web").is_null());
+    }
 
     #[test]
     fn ready_and_not_ready_addresses_share_a_subset_and_follow_the_pods() {

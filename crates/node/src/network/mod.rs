@@ -191,8 +191,8 @@ fn hardware_address(address: Ipv4Addr) -> [u8; 6] {
     [0x0a, 0x58, a, b, c, d]
 }
 
-/// The largest packet of a pod: what this machine's link takes, less what is added between machines. A machine that has no link
-/// of its address (alone, behind a translation) is taken for one with Ethernet's.
+/// The largest packet of a pod: what this machine's link takes, less what is added between machines. A machine that has
+/// no link of its address (alone, behind a translation) is taken for one with Ethernet's.
 fn pod_mtu(link: Option<u32>, config: &NetworkConfig) -> u32 {
     let alone = config.node_address.is_loopback() || config.cluster_cidr.contains(config.node_address);
     let link = link.filter(|_| !alone);

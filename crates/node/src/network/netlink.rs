@@ -1,8 +1,8 @@
 //! The netlink wire format, as little of it as links, addresses, routes, the packet filter, tracked connections and
 //! WireGuard need.
 //!
-//! One codec for all families that Mainstay speaks (rtnetlink, nfnetlink and generic netlink). A socket belongs to the network
-//! namespace in which it was opened, so configuring a pod's namespace is opening a socket in it.
+//! One codec for all families that Mainstay speaks (rtnetlink, nfnetlink and generic netlink). A socket belongs to the
+//! network namespace in which it was opened, so configuring a pod's namespace is opening a socket in it.
 //!
 //! A message is a 16-byte header, a family header, then attributes: length (u16, with its own 4 bytes), type (u16),
 //! payload, padding to 4. For example the attribute `IFLA_IFNAME = "eth0"`:

@@ -155,7 +155,7 @@ async fn remove(kubelet: &Kubelet, seen: &PersistentVolume) -> Result<Progress, 
         })
         .await?;
     }
-    reclaim::drop_finalizer(kubelet, &volume, folders::FINALIZER).await.map(|()| Progress::Done)
+    reclaim::drop_finalizer(kubelet, &volume, folders::FINALIZER).await
 }
 
 fn size(volume: &PersistentVolume) -> u64 {

@@ -66,7 +66,7 @@ pub async fn reclaim(kubelet: &Kubelet, seen: &PersistentVolume) -> Result<Progr
         })
         .await?;
     }
-    drop_finalizer(kubelet, &volume, FINALIZER).await.map(|()| Progress::Done)
+    drop_finalizer(kubelet, &volume, FINALIZER).await
 }
 
 /// Lets the API object go, as far as it is ours to hold.
@@ -74,7 +74,7 @@ pub(super) async fn drop_finalizer(
     kubelet: &Kubelet,
     volume: &PersistentVolume,
     ours: &str,
-) -> Result<(), VolumeError> {
+) -> Result<Progress, VolumeError> {
     let name = volume.metadata.name.as_deref().unwrap_or("");
     let finalizers: Vec<&String> =
         volume.metadata.finalizers.iter().flatten().filter(|finalizer| *finalizer != ours).collect();
@@ -82,10 +82,10 @@ pub(super) async fn drop_finalizer(
         "uid": volume.metadata.uid, "resourceVersion": volume.metadata.resource_version, "finalizers": finalizers,
     } });
     match kubelet.config.client.patch(&kinds::PERSISTENT_VOLUME, "", name, "", PatchType::Merge, &patch).await {
-        Ok(_) => Ok(()),
-        Err(error) if error.is_not_found() => Ok(()),
+        Ok(_) => Ok(Progress::Gone),
+        Err(error) if error.is_not_found() => Ok(Progress::Gone),
         // Changed meanwhile: the watch brings the newer one.
-        Err(Error::Status { code: 409, .. }) => Ok(()),
+        Err(Error::Status { code: 409, .. }) => Ok(Progress::Done),
         Err(error) => Err(VolumeError::Refused(format!("taking the finalizer off PV {name}: {error}"))),
     }
 }

@@ -41,6 +41,8 @@ pub enum Progress {
     Done,
     /// Its users stand in the way: again when they have changed.
     InUse,
+    /// Its data is removed, and the object let go: whatever the watch still says of it is old.
+    Gone,
 }
 
 /// What this node is to do with a volume.
@@ -124,6 +126,9 @@ async fn reconcile<T: Clone + Send + Sync>(kubelet: Arc<Kubelet>, mut newest: wa
         users.mark_unchanged();
         let object = newest.borrow_and_update().clone();
         let result = attempt(kubelet.clone(), object).await;
+        if matches!(result, Ok(Progress::Gone)) {
+            return;
+        }
         let failed = result.is_err();
         let wanted = tokio::select! {
             wanted = newest.changed() => wanted.is_ok(),

@@ -65,7 +65,10 @@ fn is_ready(content: &VolumeSnapshotContent) -> bool {
 
 async fn attempt(kubelet: &Kubelet, content: &VolumeSnapshotContent) -> Result<Progress, VolumeError> {
     if content.metadata.deletion_timestamp.is_some() {
-        let result = if is_removable(&content.metadata) { remove(kubelet, content).await } else { Ok(()) };
+        let result = match is_removable(&content.metadata) {
+            true => remove(kubelet, content).await,
+            false => Ok(Progress::Done),
+        };
         return removed(kubelet, KIND, &content.metadata, result);
     }
     if is_ready(content) {
@@ -84,12 +87,11 @@ fn removed(
     kubelet: &Kubelet,
     kind: &Kind,
     metadata: &ObjectMeta,
-    result: Result<(), VolumeError>,
+    result: Result<Progress, VolumeError>,
 ) -> Result<Progress, VolumeError> {
-    let recorded = result.inspect_err(|error| {
+    result.inspect_err(|error| {
         record_event(kubelet, kind, metadata, "SnapshotDeleteError", format!("Failed to delete snapshot: {error}"));
-    });
-    recorded.map(|()| Progress::Done)
+    })
 }
 
 /// Writes what came of it into a content's status; `said` is the error that stands there.
@@ -179,16 +181,18 @@ async fn look(kubelet: &Kubelet, content: &VolumeSnapshotContent) -> Result<Valu
 
 /// Removes a copy whose content was deleted, as the API says now (A10); then the content may go. Retain is the
 /// controller's: it leaves us nothing.
-async fn remove(kubelet: &Kubelet, seen: &VolumeSnapshotContent) -> Result<(), VolumeError> {
+async fn remove(kubelet: &Kubelet, seen: &VolumeSnapshotContent) -> Result<Progress, VolumeError> {
     let folder = folder_of(seen);
     let alone = kubelet.volumes.users().lock(&folder).await;
     let newest = reconciler::being_deleted::<VolumeSnapshotContent>(kubelet, KIND, &seen.metadata).await?;
-    let Some(mut content) = newest.filter(|content| is_removable(&content.metadata)) else { return Ok(()) };
+    let Some(mut content) = newest.filter(|content| is_removable(&content.metadata)) else { return Ok(Progress::Done) };
     if content.spec.deletion_policy == "Delete" {
         if folder_of(&content) != folder {
             return Err(VolumeError::Refused("it was changed meanwhile".to_owned()));
         }
-        let Some(metadata) = reconciler::announce(kubelet, KIND, &content.metadata).await? else { return Ok(()) };
+        let Some(metadata) = reconciler::announce(kubelet, KIND, &content.metadata).await? else {
+            return Ok(Progress::Done);
+        };
         content.metadata = metadata;
         let image = image_of(kubelet, &folder)?;
         blocking_long(&folder, move || {
@@ -207,23 +211,24 @@ fn folder_of(content: &VolumeSnapshotContent) -> String {
 }
 
 /// Takes the node's finalizer, the last one, off a content.
-async fn release(kubelet: &Kubelet, kind: &Kind, metadata: &ObjectMeta) -> Result<(), VolumeError> {
+async fn release(kubelet: &Kubelet, kind: &Kind, metadata: &ObjectMeta) -> Result<Progress, VolumeError> {
     let patch =
         json!({ "metadata": { "uid": metadata.uid, "resourceVersion": metadata.resource_version, "finalizers": [] } });
-    patched(kubelet, kind, metadata.name.as_deref().unwrap_or(""), "", &patch).await
+    let is_written = patched(kubelet, kind, metadata.name.as_deref().unwrap_or(""), "", &patch).await?;
+    Ok(if is_written { Progress::Gone } else { Progress::Done })
 }
 
 async fn patch_status(kubelet: &Kubelet, kind: &Kind, metadata: &ObjectMeta, status: Value) -> Result<(), VolumeError> {
     let patch = json!({ "metadata": { "uid": metadata.uid }, "status": status });
-    patched(kubelet, kind, metadata.name.as_deref().unwrap_or(""), "status", &patch).await
+    patched(kubelet, kind, metadata.name.as_deref().unwrap_or(""), "status", &patch).await.map(drop)
 }
 
-/// A patch of an object of this node's; where that was changed or removed meanwhile, the watch says so.
-async fn patched(kubelet: &Kubelet, kind: &Kind, name: &str, part: &str, patch: &Value) -> Result<(), VolumeError> {
+/// A patch of an object of this node's, written unless that was changed meanwhile: the watch brings the newer one.
+async fn patched(kubelet: &Kubelet, kind: &Kind, name: &str, part: &str, patch: &Value) -> Result<bool, VolumeError> {
     match kubelet.config.client.patch(kind, "", name, part, PatchType::Merge, patch).await {
-        Ok(_) => Ok(()),
-        Err(error) if error.is_not_found() => Ok(()),
-        Err(Error::Status { code: 409, .. }) => Ok(()),
+        Ok(_) => Ok(true),
+        Err(error) if error.is_not_found() => Ok(true),
+        Err(Error::Status { code: 409, .. }) => Ok(false),
         Err(error) => Err(VolumeError::Io {
             what: format!("noting on {} {name}", kind.kind),
             source: io::Error::other(error.to_string()),

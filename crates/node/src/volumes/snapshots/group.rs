@@ -82,13 +82,15 @@ async fn take(kubelet: &Kubelet, content: &VolumeGroupSnapshotContent) -> Result
 }
 
 /// Removes the copies that no content of their own has, as the API says now (A10).
-async fn remove(kubelet: &Kubelet, seen: &VolumeGroupSnapshotContent) -> Result<(), VolumeError> {
+async fn remove(kubelet: &Kubelet, seen: &VolumeGroupSnapshotContent) -> Result<Progress, VolumeError> {
     let folders = folders(seen);
     let alone = kubelet.volumes.users().lock_all(folders.clone()).await;
     let newest = reconciler::being_deleted::<VolumeGroupSnapshotContent>(kubelet, GROUP, &seen.metadata).await?;
-    let Some(mut content) = newest.filter(|content| is_removable(&content.metadata)) else { return Ok(()) };
+    let Some(mut content) = newest.filter(|content| is_removable(&content.metadata)) else { return Ok(Progress::Done) };
     if content.spec.deletion_policy == "Delete" {
-        let Some(metadata) = reconciler::announce(kubelet, GROUP, &content.metadata).await? else { return Ok(()) };
+        let Some(metadata) = reconciler::announce(kubelet, GROUP, &content.metadata).await? else {
+            return Ok(Progress::Done);
+        };
         content.metadata = metadata;
         let list = kubelet.config.client.list(KIND, "", &ListOptions::default()).await;
         let list =
