@@ -454,19 +454,21 @@ async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartErr
     let ca_pem = pki.ca_pem().to_owned();
     let (listener, tls) = (Arc::new(listener), Arc::new(tls));
     let candidate = Candidate { api: api.clone(), id: presence::id(advertise) };
+    let adapters = extensions.clone();
     let work = move |api: Api, stop: watch::Receiver<bool>| {
         let (authorizer, keys, names) = (authorizer.clone(), pki.clone(), names.clone());
         let issuer = Issuer { api: api.clone(), authorizer, pki: pki.clone(), names };
         let controllers = mainstay_logic::controllers::CONTROLLERS;
         let (noted, counts, issuer) = (noted.clone(), counts.clone(), Arc::new(issuer));
         let (metrics, shown, seen) = (metrics.clone(), shown.clone(), seen.clone());
+        let adapters = adapters.clone();
         async move {
             // They end together, and whoever owns them begins them anew.
             tokio::select! {
                 () = issuer.run(stop.clone()) => {}
                 () = fill_token_secrets(api.clone(), keys, stop.clone()) => {}
                 () = presence::publish(api.clone(), advertise, stop.clone()) => {}
-                () = metrics::feed::run(api.clone(), metrics, shown, stop.clone()) => {}
+                () = metrics::feed::run(api.clone(), metrics, adapters, shown, stop.clone()) => {}
                 () = driver::run(api, controllers, noted, counts, seen, stop) => {}
             }
         }

@@ -6,9 +6,12 @@
 //! decision on what was before (A8); what was recommended and scaled lately is noted on the object, so that a restart
 //! forgets no stabilisation window.
 //!
-//! Differs: upstream keeps that history in memory. Metrics of the types Pods, Object and External are not asked for,
-//! also where an adapter serves them; the autoscaler says so.
+//! Metrics of the types Pods, Object and External are asked of the servers that are registered for them, by the server
+//! ([`crate::measured::Question`]). As long as an answer is awaited, nothing is decided.
+//!
+//! Differs: upstream keeps that history in memory.
 
+mod adapted;
 mod behavior;
 mod replicas;
 #[cfg(test)]
@@ -154,6 +157,9 @@ struct Wanted {
 /// The target's size, and the autoscaler's status.
 pub fn decide(o: &Observed, now: Timestamp) -> Decision {
     let mut d = Decision::default();
+    if adapted::is_awaited(o) {
+        return d;
+    }
     let meta = &o.scaler.metadata;
     let spec = &o.scaler.spec;
     let old = o.scaler.status.clone().unwrap_or_default();

@@ -152,7 +152,7 @@ async fn patch(kubelet: &Kubelet, renewal: &Value) -> Result<(), Error> {
 }
 
 fn renewal(kubelet: &Kubelet, mut metadata: Value) -> Value {
-    let now = Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.6fZ").to_string();
+    let now = mainstay_api::time::micro(Timestamp::now());
     metadata["annotations"] = json!({ HELD_BY: kubelet.hold.own.to_string() });
     json!({ "metadata": metadata, "spec": {
         "holderIdentity": kubelet.config.node_name, "leaseDurationSeconds": kubelet.config.lease_seconds,

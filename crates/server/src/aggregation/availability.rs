@@ -109,7 +109,7 @@ async fn check(api: &Api, extension: &Extension) -> Result<Value, Missing> {
     })?;
     let first = addresses.first().map_or("", String::as_str);
     let url = format!("https://{first}{}", extension.path());
-    let answer = get(extension, &addresses, &extension.path(), "", MAX_DOCUMENT).await;
+    let answer = get(extension, &addresses, &AGGREGATOR, &extension.path(), "", MAX_DOCUMENT).await;
     let document = answer.and_then(|answer| parsed(&answer)).map_err(|why| failed(&url, &why))?;
     if object::text(&document, &["kind"]) != "APIResourceList" {
         return Err(failed(&url, "the answer is no APIResourceList"));
@@ -118,11 +118,20 @@ async fn check(api: &Api, extension: &Extension) -> Result<Value, Missing> {
 }
 
 /// An answer: its code, its hash, and its body.
-struct Answer {
-    status: StatusCode,
-    tag: String,
-    body: Bytes,
+pub(crate) struct Answer {
+    pub status: StatusCode,
+    pub tag: String,
+    pub body: Bytes,
 }
+
+/// In whose name a server is asked.
+pub(crate) struct Sender<'a> {
+    pub user: &'a str,
+    pub groups: &'a [&'a str],
+}
+
+/// Who asks for what there is.
+const AGGREGATOR: Sender<'static> = Sender { user: "system:kube-aggregator", groups: &["system:masters"] };
 
 /// What a server was asked for and has given, as JSON whose size in memory is bounded.
 fn parsed(answer: &Answer) -> Result<Value, String> {
@@ -144,7 +153,7 @@ async fn describe(api: &Api, extension: &Arc<Extension>) -> Result<(), String> {
         description.tag.clone()
     };
     let addresses = backends::addresses(api, &extension.namespace, &extension.service, extension.port)?;
-    let answer = get(extension, &addresses, "/openapi/v2", &tag, MAX_DESCRIPTION).await?;
+    let answer = get(extension, &addresses, &AGGREGATOR, "/openapi/v2", &tag, MAX_DESCRIPTION).await?;
     if answer.status == StatusCode::NOT_MODIFIED {
         return Ok(());
     }
@@ -159,9 +168,10 @@ async fn describe(api: &Api, extension: &Arc<Extension>) -> Result<(), String> {
 }
 
 /// Asks one of a server's addresses for a path; who has what has this hash is told so.
-async fn get(
+pub(crate) async fn get(
     extension: &Extension,
     addresses: &[String],
+    sender: &Sender<'_>,
     path: &str,
     known: &str,
     limit: usize,
@@ -171,20 +181,22 @@ async fn get(
     let stream = TlsConnector::from(tls).connect(extension.server_name()?, stream).await;
     let stream = stream.map_err(|error| format!("tls: failed to verify certificate: {error}"))?;
     let words = |error: hyper::Error| error.to_string();
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(words)?;
+    let (mut door, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(words)?;
     let mut request = http::Request::get(path);
     if !known.is_empty() {
         request = request.header(header::IF_NONE_MATCH, known);
     }
+    request = request.header("x-remote-user", sender.user);
+    for group in sender.groups {
+        request = request.header("x-remote-group", *group);
+    }
     let request = request
         .header(header::HOST, extension.host())
         .header(header::ACCEPT, "application/json")
-        .header("x-remote-user", "system:kube-aggregator")
-        .header("x-remote-group", "system:masters")
         .body(Empty::<Bytes>::new())
         .map_err(|error| error.to_string())?;
     let work = async {
-        let answer = sender.send_request(request).await.map_err(words)?;
+        let answer = door.send_request(request).await.map_err(words)?;
         let tag = answer.headers().get(header::ETAG).and_then(|tag| tag.to_str().ok()).unwrap_or("").to_owned();
         let status = answer.status();
         let body = Limited::new(answer.into_body(), limit).collect().await.map_err(|error| error.to_string())?;

@@ -10,8 +10,10 @@ use mainstay_logic::measured::{Measured, PodUsage, Scale, Usage};
 use mainstay_store::WatchError;
 use serde_json::Value;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
-use super::{Collector, address_of};
+use super::{Collector, adapters, address_of};
+use crate::aggregation::Services;
 use crate::api::{self, Api, codec, key};
 
 /// Upstream's `--horizontal-pod-autoscaler-sync-period`.
@@ -21,6 +23,7 @@ const EVERY: Duration = Duration::from_secs(15);
 pub async fn run(
     api: Api,
     collector: Arc<Collector>,
+    services: Services,
     shown: watch::Sender<Arc<Measured>>,
     mut closing: watch::Receiver<bool>,
 ) {
@@ -36,10 +39,20 @@ pub async fn run(
             continue;
         }
         let scalers: Vec<Value> = page.entries.iter().filter_map(|entry| codec::decode(&entry.value).ok()).collect();
-        let measured = measure(&api, &collector, &scalers).await;
+        let again = Instant::now() + EVERY;
+        let questions = adapters::questions(&api, &scalers);
+        let mut measured = measure(&api, &collector, &scalers).await;
+        if !questions.is_empty() {
+            // Who asks other servers for nothing does not wait for their answers.
+            shown.send_replace(Arc::new(measured.clone()));
+            tokio::select! {
+                answers = adapters::ask(&api, &services, questions) => measured.answers = answers,
+                _ = closing.wait_for(|closing| *closing) => return,
+            }
+        }
         shown.send_replace(Arc::new(measured));
         tokio::select! {
-            () = tokio::time::sleep(EVERY) => {}
+            () = tokio::time::sleep_until(again) => {}
             _ = closing.wait_for(|closing| *closing) => return,
         }
     }
@@ -65,7 +78,7 @@ async fn measure(api: &Api, collector: &Arc<Collector>, scalers: &[Value]) -> Me
             pods.insert(uid.clone(), PodUsage { at: pod.at, window, containers: containers.collect() });
         }
     }
-    Measured { pods, scales: scales(api, scalers) }
+    Measured { pods, scales: scales(api, scalers), ..Measured::default() }
 }
 
 /// The scales of custom resources, of which logic sees the metadata alone.

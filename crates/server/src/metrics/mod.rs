@@ -3,6 +3,7 @@
 //! A node's kubelet gives counters of CPU time; a rate is of two answers. The last answer of each node is kept, so who
 //! asks now and then gets the mean since; who asks for the first time waits a moment for a second answer.
 
+mod adapters;
 pub mod feed;
 pub mod serve;
 

@@ -13,7 +13,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use mainstay_api::kinds::{API_SERVICE, CONFIG_MAP, SERVICE, SERVICE_ACCOUNT};
+use mainstay_api::kinds::{API_SERVICE, CONFIG_MAP, DEPLOYMENT, HORIZONTAL_POD_AUTOSCALER, SERVICE, SERVICE_ACCOUNT};
 use mainstay_client::Client;
 use mainstay_server::start;
 use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256};
@@ -48,7 +48,12 @@ async fn extension(front_proxy_ca: &str) -> (u16, String, tokio::task::JoinHandl
             let acceptor = acceptor.clone();
             connections.spawn(async move {
                 let Ok(stream) = acceptor.accept(stream).await else { return };
-                let service = service_fn(|request| async move { Ok::<_, Infallible>(answer(&request)) });
+                let service = service_fn(|request: Request<Incoming>| async move {
+                    if request.uri().path().ends_with("/slow") {
+                        std::future::pending::<()>().await;
+                    }
+                    Ok::<_, Infallible>(answer(&request))
+                });
                 let _ =
                     hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
             });
@@ -75,12 +80,87 @@ fn answer(request: &Request<Incoming>) -> Response<Full<Bytes>> {
             "definitions": { "com.example.Widget": { "description": "A widget.", "type": "object",
                 "x-kubernetes-group-version-kind":
                     [{ "group": "ext.example.com", "version": "v1", "kind": "Widget" }] } } }),
+        path @ ("/apis/external.metrics.k8s.io/v1beta1" | "/apis/custom.metrics.k8s.io/v1beta2") => {
+            let version = path.trim_start_matches("/apis/");
+            json!({ "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": [] })
+        }
+        path if path.contains(".metrics.k8s.io/") && all("x-remote-user") != [AUTOSCALER] => {
+            json!({ "kind": "MetricValueList", "items": [] })
+        }
+        "/apis/external.metrics.k8s.io/v1beta1/namespaces/default/queue" => {
+            let items = ["30", "20"].map(|value| json!({ "metricName": "queue", "value": value }));
+            json!({ "kind": "ExternalMetricValueList", "items": items })
+        }
+        "/apis/custom.metrics.k8s.io/v1beta2/namespaces/default/services/api/load" => {
+            let item = json!({ "describedObject": { "kind": "Service", "name": "api" }, "value": "2500m" });
+            json!({ "kind": "MetricValueList", "items": [item] })
+        }
         "/openapi/v3/apis/ext.example.com/v1" => json!({ "openapi": "3.0.0", "paths": {} }),
         path => json!({ "kind": "Widget", "apiVersion": "ext.example.com/v1", "path": path,
             "query": request.uri().query(), "method": request.method().as_str(),
             "user": all("x-remote-user"), "groups": all("x-remote-group"), "authorization": all("authorization") }),
     };
     Response::new(Full::new(Bytes::from(body.to_string())))
+}
+
+/// In whose name metrics are asked for.
+const AUTOSCALER: &str = "system:serviceaccount:kube-system:horizontal-pod-autoscaler";
+
+/// A server for metrics delays nobody but who asks it for what it is slow with.
+#[tokio::test]
+async fn x7_an_autoscaler_scales_by_what_other_servers_measure_and_waits_for_its_own_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = start(config(folder.path())).await.expect("started");
+    let admin = admin(&server);
+    let published =
+        admin.get(&CONFIG_MAP, "kube-system", "extension-apiserver-authentication").await.expect("published");
+    let proxy_ca = published["data"]["requestheader-client-ca-file"].as_str().expect("a CA");
+    let (port, bundle, task) = extension(proxy_ca).await;
+    let behind =
+        json!({ "metadata": { "name": "api" }, "spec": { "type": "ExternalName", "externalName": "localhost" } });
+    admin.create(&SERVICE, "default", &behind).await.expect("made");
+    for (group, version) in [("external.metrics.k8s.io", "v1beta1"), ("custom.metrics.k8s.io", "v1beta2")] {
+        let registered = json!({ "metadata": { "name": format!("{version}.{group}") },
+            "spec": { "group": group, "version": version,
+            "service": { "namespace": "default", "name": "api", "port": port }, "caBundle": bundle,
+            "groupPriorityMinimum": 100, "versionPriority": 100 } });
+        admin.create(&API_SERVICE, "", &registered).await.expect("registered");
+    }
+    let external = |metric: &str| {
+        json!({ "type": "External", "external": { "metric": { "name": metric },
+            "target": { "type": "AverageValue", "averageValue": "10" } } })
+    };
+    let load = json!({ "type": "Object", "object": { "metric": { "name": "load" },
+        "describedObject": { "apiVersion": "v1", "kind": "Service", "name": "api" },
+        "target": { "type": "AverageValue", "averageValue": "1" } } });
+    for (name, metric) in [("slow", external("slow")), ("queue", external("queue")), ("load", load)] {
+        let labels = json!({ "app": name });
+        let deployment = json!({ "metadata": { "name": name }, "spec": { "selector": { "matchLabels": labels },
+            "template": { "metadata": { "labels": labels },
+                "spec": { "containers": [{ "name": "c", "image": "i" }] } } } });
+        admin.create(&DEPLOYMENT, "default", &deployment).await.expect("made");
+        let scaler = json!({ "metadata": { "name": name }, "spec": { "maxReplicas": 10, "metrics": [metric],
+            "scaleTargetRef": { "apiVersion": "apps/v1", "kind": "Deployment", "name": name } } });
+        admin.create(&HORIZONTAL_POD_AUTOSCALER, "default", &scaler).await.expect("made");
+    }
+    let deadline = Instant::now() + Duration::from_secs(120);
+    loop {
+        let mut seen = Vec::new();
+        for name in ["queue", "load"] {
+            seen.push(admin.get(&DEPLOYMENT, "default", name).await.expect("there")["spec"]["replicas"].clone());
+        }
+        let slow = admin.get(&HORIZONTAL_POD_AUTOSCALER, "default", "slow").await.expect("there")["status"].to_string();
+        let is_late = slow.contains("FailedGetExternalMetric") && slow.contains("context deadline exceeded");
+        if seen == [json!(5), json!(3)] && is_late {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{seen:?} {slow}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let status = admin.get(&HORIZONTAL_POD_AUTOSCALER, "default", "load").await.expect("there")["status"].clone();
+    assert_eq!(status["currentMetrics"][0]["object"]["describedObject"]["name"], "api", "{status}");
+    task.abort();
+    server.shutdown().await;
 }
 
 /// Waits for the Available condition to be as wanted.

@@ -17,7 +17,7 @@ use k8s_openapi::api::core::v1::Pod;
 use mainstay_api::quantity::Quantity as Amount;
 use serde_json::{Value, json};
 
-use super::{KIND, Observed, Target};
+use super::{KIND, Observed, Target, adapted};
 use crate::decision::Event;
 use crate::measured::PodUsage;
 use crate::pods::{condition, is_terminating, phase};
@@ -47,7 +47,7 @@ pub struct Failed {
 }
 
 /// One metric's answer: pods, its name in words, and how it is now.
-type Answer = (i32, String, Value);
+pub type Answer = (i32, String, Value);
 
 /// What all metrics ask for.
 pub fn proposed(o: &Observed, target: &Target, now: Timestamp, events: &mut Vec<Event>) -> Result<Proposal, Failed> {
@@ -111,22 +111,8 @@ fn answer(o: &Observed, target: &Target, spec: &MetricSpec, now: Timestamp) -> R
             });
             Ok((replicas, metric, current))
         }
-        ("Pods", ..) => Err((
-            "FailedGetPodsMetric",
-            "failed to get pods metric value: unable to get metric: custom.metrics.k8s.io is not asked here".to_owned(),
-        )),
-        ("Object", ..) => Err((
-            "FailedGetObjectMetric",
-            "failed to get object metric value: unable to get metric: custom.metrics.k8s.io is not asked here"
-                .to_owned(),
-        )),
-        ("External", ..) => Err((
-            "FailedGetExternalMetric",
-            "failed to get external metric value: unable to get external metric: external.metrics.k8s.io is not \
-                asked here"
-                .to_owned(),
-        )),
-        (other, ..) => Err(("InvalidMetricSourceType", format!("unknown metric source type {other:?}"))),
+        (other, ..) => adapted::answer(o, target, spec)
+            .unwrap_or_else(|| Err(("InvalidMetricSourceType", format!("unknown metric source type {other:?}")))),
     }
 }
 
@@ -137,11 +123,11 @@ struct What<'a> {
 }
 
 /// The pods by what is known of them.
-struct Groups<'a> {
-    /// Of the ready ones, what they use: thousandths of a core, or bytes.
-    used: BTreeMap<&'a str, i64>,
-    unready: Vec<&'a str>,
-    missing: Vec<&'a str>,
+pub struct Groups<'a> {
+    /// Of the ready ones, what they use: thousandths (of a core), or bytes.
+    pub used: BTreeMap<&'a str, i64>,
+    pub unready: Vec<&'a str>,
+    pub missing: Vec<&'a str>,
 }
 
 /// Pods, whether the target is a share of the request, and `current`.
@@ -178,12 +164,12 @@ fn of_resource(
     Ok((replicas, true, current))
 }
 
-fn name(pod: &Pod) -> &str {
+pub fn name(pod: &Pod) -> &str {
     pod.metadata.name.as_deref().unwrap_or("")
 }
 
 /// The tolerance of a direction, which its rules may say.
-fn tolerance(o: &Observed, up: bool) -> f64 {
+pub fn tolerance(o: &Observed, up: bool) -> f64 {
     let behavior = o.scaler.spec.behavior.as_ref();
     let rules =
         behavior.and_then(|behavior| if up { behavior.scale_up.as_ref() } else { behavior.scale_down.as_ref() });
@@ -289,7 +275,7 @@ fn is_starting(pod: &Pod, usage: &PodUsage, now: Timestamp) -> bool {
 
 /// The size, and what the ready pods use together.
 #[expect(clippy::cast_precision_loss, reason = "amounts are far below what a double holds")]
-fn replicas(
+pub fn replicas(
     groups: &Groups,
     requests: &BTreeMap<&str, i64>,
     target: f64,
@@ -333,6 +319,6 @@ fn replicas(
 
 /// Rounded up; a hair above a whole number is that number.
 #[expect(clippy::cast_possible_truncation, reason = "saturates")]
-fn ceiling(size: f64) -> i32 {
+pub fn ceiling(size: f64) -> i32 {
     (size - 1e-9).ceil() as i32
 }

@@ -8,7 +8,7 @@ use mainstay_api::kinds::{DEPLOYMENT, HORIZONTAL_POD_AUTOSCALER as KIND, STATEFU
 use serde_json::{Value, json};
 
 use super::CONTROLLER;
-use crate::measured::{Measured, PodUsage, Usage};
+use crate::measured::{Measured, PodUsage, Question, Sample, Usage};
 use crate::world::World;
 
 fn at(seconds: i64) -> Timestamp {
@@ -203,8 +203,127 @@ fn average_values_and_other_targets() {
     let pods = json!([{ "type": "Pods", "pods": { "metric": { "name": "hits" },
         "target": { "type": "AverageValue", "averageValue": "1" } } }]);
     let mut custom = world(2, &json!({ "metrics": pods }));
+    let before = custom.log.len();
     measure(&mut custom, 0, &[1, 1]);
-    assert_eq!(condition(&custom, "ScalingActive"), "False FailedGetPodsMetric");
+    assert_eq!(custom.log.len(), before, "what was not answered yet is waited for");
+}
+
+/// Whether an event or the status says so.
+fn told(world: &World, text: &str) -> bool {
+    world_says(world, text) || world.events.iter().any(|event| event.contains(text))
+}
+
+/// What other servers answered to all questions of the autoscaler, one after the other.
+fn answer(world: &mut World, now: i64, answers: &[Result<&[(&str, i64)], &str>]) {
+    let scaler = world.snapshot.horizontal_pod_autoscalers.get(&ObjectKey::new("default", "web")).unwrap().clone();
+    let specs = scaler.spec.metrics.as_deref().unwrap_or_default();
+    let questions = specs.iter().filter_map(|spec| Question::of(&scaler.metadata, spec)?.ok());
+    let samples = |all: &[(&str, i64)]| {
+        all.iter().map(|(name, milli)| Sample { name: (*name).to_owned(), milli: *milli }).collect::<Vec<_>>()
+    };
+    let answers = answers.iter().map(|answer| answer.map(samples).map_err(str::to_owned));
+    let measured = Measured { answers: questions.zip(answers).collect(), ..Measured::default() };
+    world.snapshot.measured = std::sync::Arc::new(measured);
+    world.ask_anew();
+    world.run(&CONTROLLER, &ObjectKey::new("default", "web"), at(now), usize::MAX);
+}
+
+fn metric(type_: &str, more: Value, target: Value) -> Value {
+    let mut source = json!({ "metric": { "name": "hits" }, "target": target });
+    crate::world::merge(&mut source, more);
+    json!({ "metrics": [{ "type": type_, type_.to_lowercase(): source }] })
+}
+
+#[test]
+fn conformance_pods_are_counted_by_what_other_servers_say_of_each() {
+    let wanted = metric("Pods", json!({}), json!({ "type": "AverageValue", "averageValue": "10" }));
+    let mut busy = world(2, &wanted);
+    answer(&mut busy, 0, &[Ok(&[("web-0", 15_000), ("web-1", 25_000), ("other-0", 900_000)])]);
+    assert_eq!(size(&busy), 4, "ceil(20/10 * 2)");
+    assert!(told(&busy, "New size: 4; reason: pods metric hits above target"));
+    let current = &busy.get(&KIND, "default", "web")["status"]["currentMetrics"][0];
+    assert_eq!(
+        current,
+        &json!({ "type": "Pods", "pods": { "metric": { "name": "hits" }, "current": { "averageValue": "20" } } })
+    );
+    // Who says nothing of a pod says that it does nothing, where there would be more of them.
+    let mut missing = world(2, &wanted);
+    answer(&mut missing, 0, &[Ok(&[("web-0", 40_000)])]);
+    assert_eq!(size(&missing), 4);
+    let mut even = world(2, &wanted);
+    answer(&mut even, 0, &[Ok(&[("web-0", 20_500)])]);
+    assert_eq!(size(&even), 2);
+    for (said, words) in [
+        (Ok(&[][..]), "did not receive metrics for targeted pods (pods might be unready)"),
+        (Err("unable to fetch metrics from custom metrics API: no"), "unable to get metric hits: unable to fetch"),
+    ] {
+        let mut silent = world(2, &wanted);
+        answer(&mut silent, 0, &[said]);
+        assert_eq!((size(&silent), condition(&silent, "ScalingActive")), (2, "False FailedGetPodsMetric".to_owned()));
+        assert!(told(&silent, words), "{:?}", silent.events);
+    }
+}
+
+#[test]
+fn conformance_an_objects_value_is_shared_by_the_ready_pods_or_by_all() {
+    let of = json!({ "describedObject": { "apiVersion": "v1", "kind": "Service", "name": "s" } });
+    let value = metric("Object", of.clone(), json!({ "type": "Value", "value": "100" }));
+    let mut shared = world(3, &value);
+    answer(&mut shared, 0, &[Ok(&[("s", 150_000)])]);
+    assert_eq!(size(&shared), 5, "ceil(1.5 * 3)");
+    assert!(told(&shared, "reason: Service metric hits above target"));
+    let current = &shared.get(&KIND, "default", "web")["status"]["currentMetrics"][0]["object"];
+    assert_eq!((&current["current"]["value"], &current["describedObject"]["name"]), (&json!("150"), &json!("s")));
+    let mut near = world(2, &value);
+    answer(&mut near, 0, &[Ok(&[("s", 105_000)])]);
+    assert_eq!(size(&near), 2);
+    let mut unready = world(2, &value);
+    put_pod(&mut unready, 1, "False", -1000);
+    answer(&mut unready, 0, &[Ok(&[("s", 400_000)])]);
+    assert_eq!(size(&unready), 4, "one of them is ready");
+    let mut each = world(3, &metric("Object", of, json!({ "type": "AverageValue", "averageValue": "100" })));
+    answer(&mut each, 0, &[Ok(&[("s", 450_500)])]);
+    assert_eq!(size(&each), 5);
+    let current = &each.get(&KIND, "default", "web")["status"]["currentMetrics"][0]["object"]["current"];
+    assert_eq!(current["averageValue"], "150167m");
+    let mut failed = world(2, &value);
+    answer(&mut failed, 0, &[Err("nobody knows")]);
+    assert_eq!(condition(&failed, "ScalingActive"), "False FailedGetObjectMetric");
+    assert!(told(&failed, "unable to get metric hits: Service on default s/nobody knows"));
+}
+
+#[test]
+fn conformance_what_is_outside_counts_together_and_a_set_may_begin_with_nothing() {
+    let selector = json!({ "metric": { "name": "hits", "selector": { "matchLabels": { "q": "a" } } } });
+    let wanted = metric("External", selector.clone(), json!({ "type": "AverageValue", "averageValue": "10" }));
+    let mut queue = world(3, &wanted);
+    answer(&mut queue, 0, &[Ok(&[("", 30_000), ("", 11_000)])]);
+    assert_eq!(size(&queue), 5, "ceil(41/10)");
+    let shown = "external metric hits(&LabelSelector{MatchLabels:map[string]string{q: a,},\
+                 MatchExpressions:[]LabelSelectorRequirement{},}) above target";
+    assert!(told(&queue, shown), "{:?}", queue.events);
+    let mut empty = wanted.clone();
+    empty["minReplicas"] = json!(0);
+    let mut asleep = world(0, &empty);
+    answer(&mut asleep, 0, &[Ok(&[("", 5_000)])]);
+    assert_eq!(size(&asleep), 1);
+    let mut resting = world(0, &empty);
+    answer(&mut resting, 0, &[Ok(&[("", 0)])]);
+    assert_eq!(size(&resting), 0);
+    let mut failed = world(2, &metric("External", selector, json!({ "type": "Value", "value": "10" })));
+    answer(&mut failed, 0, &[Err("no metrics returned from external metrics API")]);
+    assert_eq!((size(&failed), condition(&failed, "ScalingActive")), (2, "False FailedGetExternalMetric".to_owned()));
+    // One metric that fails keeps nobody from growing by another one, and from nothing but growing.
+    let other = json!({ "type": "External", "external": { "metric": { "name": "other" },
+        "target": { "type": "AverageValue", "averageValue": "10" } } });
+    let mut both = wanted;
+    both["metrics"].as_array_mut().unwrap().push(other);
+    let mut grows = world(2, &both);
+    answer(&mut grows, 0, &[Err("late"), Ok(&[("", 40_000)])]);
+    assert_eq!(size(&grows), 4);
+    let mut stays = world(2, &both);
+    answer(&mut stays, 0, &[Err("late"), Ok(&[("", 1_000)])]);
+    assert_eq!((size(&stays), condition(&stays, "ScalingActive")), (2, "False FailedGetExternalMetric".to_owned()));
 }
 
 /// The history is on the object: a controller that begins anew forgets nothing.
