@@ -2,9 +2,9 @@
 //! condition by which upstream's controllers show it.
 
 use mainstay_api::{Kind, ObjectKey, Status, kinds, object};
-use mainstay_logic::controllers::horizontalpodautoscaler;
 use mainstay_logic::controllers::namespace::{self, CONTENT_FAILURE};
 use mainstay_logic::controllers::replicaset::REPLICA_FAILURE;
+use mainstay_logic::controllers::{deployment, horizontalpodautoscaler};
 use mainstay_logic::{Event, Write};
 use serde_json::{Value, json};
 
@@ -37,6 +37,15 @@ pub fn record(batch: &mut Batch<'_>, controller: &'static str, part: &Part, writ
         }
         Write::Patch { status: false, .. } if controller == horizontalpodautoscaler::CONTROLLER.name => {
             not_scaled(batch, controller, part, &why);
+        }
+        // Differs: upstream tries again and says nothing; a rollout would stand still without a word.
+        Write::Patch { kind, key, status: false, .. }
+            if *kind == kinds::REPLICA_SET && controller == deployment::CONTROLLER.name =>
+        {
+            let Ok(Some(object)) = batch.get(kind, &key.namespace, &key.name) else { return };
+            for owner in owners(batch, &object) {
+                tell(batch, controller, &owner, (kind, &key.name), ("FailedUpdate", "update"), &why);
+            }
         }
         Write::Patch { .. } | Write::Bind { .. } | Write::Release { .. } => {}
     }

@@ -115,6 +115,30 @@ fn s12_pods_that_may_not_be_deleted_keep_no_others_and_are_told() {
     assert_eq!(deleted, 2, "what was not done is not told: {told:?}");
 }
 
+/// Otherwise a rollout, or a scale, would stand still without a word.
+#[test]
+fn s12_a_replica_set_that_may_not_be_changed_is_told_of_at_its_deployment() {
+    static ALL: &[Controller] = &[deployment::CONTROLLER];
+    let cluster = Cluster::new();
+    let template = json!({ "metadata": { "labels": { "a": "b", "keep": "y" } },
+        "spec": { "containers": [{ "name": "c", "image": "i" }] } });
+    let spec = json!({ "replicas": 1, "selector": { "matchLabels": { "a": "b" } }, "template": template });
+    cluster.create(&kinds::DEPLOYMENT, json!({ "metadata": { "name": "web" }, "spec": spec })).expect("created");
+    run_asking(&cluster, ALL);
+    protect(&cluster, "UPDATE");
+    cluster.merge(&kinds::DEPLOYMENT, "web", Part::Main, json!({ "spec": { "replicas": 3 } })).expect("scaled");
+    run_asking(&cluster, ALL);
+    let of_refusal = |told: Vec<(String, String)>| told.into_iter().find(|(reason, _)| reason == "FailedUpdate");
+    let (_, message) = of_refusal(told(&cluster, "default")).expect("it is told");
+    assert!(message.starts_with("update ReplicaSet web-") && message.contains("in Deployment web failed"), "{message}");
+    assert!(message.contains("this one is kept"), "{message}");
+    let told = told(&cluster, "default");
+    assert!(
+        !told.iter().any(|(_, message)| message.contains("from 1 to 3")),
+        "what was not done is not told: {told:?}"
+    );
+}
+
 /// What is chosen to go, and may not, is chosen again: later and later. A CronJob that replaces its Job begins no other
 /// while that may not go, as upstream.
 #[test]
