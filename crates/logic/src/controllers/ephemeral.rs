@@ -4,6 +4,8 @@
 //! Guarantees S10 (a claim of that name which the pod does not own is left alone, and the scheduler lets the pod wait).
 //! Each claim is one write.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use mainstay_api::{ObjectKey, kinds};
@@ -30,9 +32,17 @@ pub struct Observed<'a> {
     snapshot: &'a Snapshot,
 }
 
-fn keys(before: &Snapshot, _after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
+fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
     match (&*change.kind.group, &*change.kind.plural) {
-        ("", "pods") if before.pods.get(&change.key).is_none() || change.new.is_none() => wake(change.key.clone()),
+        ("", "pods") => {
+            let [old, new] = [before, after].map(|snapshot| snapshot.pods.get(&change.key));
+            let has_any = |pod: &Arc<Pod>| {
+                pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).any(|volume| volume.ephemeral.is_some())
+            };
+            if (old.is_none() || change.new.is_none()) && old.into_iter().chain(new).any(has_any) {
+                wake(change.key.clone());
+            }
+        }
         ("", "persistentvolumeclaims") if change.new.is_none() => {
             let owner =
                 change.old.as_ref().and_then(|old| controller_of(&old.metadata)).filter(|owner| owner.kind == "Pod");

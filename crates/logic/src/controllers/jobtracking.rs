@@ -26,7 +26,9 @@ pub const CONTROLLER: Controller = Controller {
 
 fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
     if change.kind == POD {
-        wake(change.key.clone());
+        if after.pods.get(&change.key).is_some_and(|pod| is_tracked(pod)) {
+            wake(change.key.clone());
+        }
     } else if change.kind == JOB {
         let uid = |meta: &std::sync::Arc<crate::snapshot::Meta>| meta.uid().to_owned();
         let (old, new) = (change.old.as_ref().map(uid), change.new.as_ref().map(uid));

@@ -56,7 +56,14 @@ pub struct Observed<'a> {
 fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
     match (&*change.kind.group, &*change.kind.plural) {
         ("", "pods") => {
-            wake(change.key.clone());
+            // Of others there is nothing to decide until their node changes, which wakes them.
+            let is_due = |seen: Observed| {
+                let is_lost = !seen.bound.0.is_empty() && seen.bound.1.is_none();
+                is_lost || is_terminating(&seen.pod.metadata) || mark(seen.pod).is_some()
+            };
+            if change.new.is_none() || observe(after, &change.key).is_some_and(is_due) {
+                wake(change.key.clone());
+            }
             if after.indexes.count(Index::PodsEnded, "", "") > MOST_ENDED {
                 wake(ObjectKey::new("", SURPLUS));
             }

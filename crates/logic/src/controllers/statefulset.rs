@@ -139,8 +139,10 @@ fn keys(_: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(Ob
     if change.kind == STATEFUL_SET {
         wake(change.key.clone());
     } else if change.kind == POD {
-        if let Some((set, _)) = identity::parse(&change.key.name) {
-            wake(ObjectKey::new(namespace.clone(), set));
+        // Many a pod that is no set's has such a name.
+        let set = identity::parse(&change.key.name).map(|(set, _)| ObjectKey::new(namespace.clone(), set));
+        if let Some(set) = set.filter(|set| after.stateful_sets.contains_key(set)) {
+            wake(set);
         }
     } else if change.kind == PERSISTENT_VOLUME_CLAIM {
         // `<template>-<set>-<ordinal>`: each tail of the name may be a set's.

@@ -36,7 +36,13 @@ pub struct Observed<'a> {
 
 fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
     match (&*change.kind.group, &*change.kind.plural) {
-        ("", "pods") => wake(change.key.clone()),
+        // A node that is given such a taint wakes all of its pods.
+        ("", "pods") => {
+            let is_due = |seen: Observed| !seen.taints.is_empty();
+            if change.new.is_none() || observe(after, &change.key).is_some_and(is_due) {
+                wake(change.key.clone());
+            }
+        }
         ("", "nodes") => {
             let taints = |snapshot: &Snapshot| {
                 snapshot.nodes.get(&change.key).and_then(|node| node.spec.as_ref()?.taints.clone())

@@ -67,14 +67,8 @@ pub fn schedule(snapshot: &Snapshot, keys: &[ObjectKey], now: Timestamp) -> Vec<
 impl Round {
     fn new(snapshot: &Snapshot) -> Self {
         let nominated = snapshot.indexes.count(Index::PodsNominated, "*", "") > 0;
-        let slots: Vec<Slot> = snapshot
-            .nodes
-            .iter()
-            .map(|(key, node)| {
-                let usage = snapshot.usage(&key.name).cloned().unwrap_or_default();
-                Slot { node: node.clone(), usage, version: 0 }
-            })
-            .collect();
+        let slots = snapshot.nodes_with_usage();
+        let slots: Vec<Slot> = slots.map(|(node, usage)| Slot { node: node.clone(), usage, version: 0 }).collect();
         let start = usize::try_from(snapshot.revision).unwrap_or(0).checked_rem(slots.len()).unwrap_or(0);
         let (rankings, failures) = (Vec::new(), Vec::new());
         Self { snapshot: snapshot.clone(), slots, nominated, rankings, failures, start }

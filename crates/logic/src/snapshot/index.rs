@@ -206,6 +206,12 @@ impl Indexes {
         self.0.get(facet).map_or(0, RedBlackTreeSetSync::size)
     }
 
+    /// Whether any object is found by this.
+    pub fn has_any(&self, index: Index) -> bool {
+        let least: Facet = (index, Arc::from(""), Arc::from(""));
+        self.0.range(least..).next().is_some_and(|((of, ..), _)| *of == index)
+    }
+
     /// How many objects are found there.
     pub fn count(&self, index: Index, first: &str, second: &str) -> usize {
         self.size(&(index, first.into(), second.into()))
@@ -328,7 +334,11 @@ impl Snapshot {
         namespace: &str,
         labels: Option<&BTreeMap<String, String>>,
     ) -> impl Iterator<Item = (&'a ObjectKey, &'a Arc<T>)> {
-        let keys = self.indexes.selecting(Index::Selector(T::PLURAL), namespace, labels);
+        // Each change of a pod asks for several kinds of which many a cluster has none.
+        let keys = match T::of(self).is_empty() {
+            true => BTreeSet::new(),
+            false => self.indexes.selecting(Index::Selector(T::PLURAL), namespace, labels),
+        };
         keys.into_iter().filter_map(|key| T::of(self).get_key_value(key))
     }
 

@@ -54,8 +54,10 @@ impl Snapshot {
         namespace: &str,
         labels: Option<&BTreeMap<String, String>>,
     ) -> impl Iterator<Item = &Arc<Pod>> {
-        let keys: BTreeSet<&ObjectKey> = [namespace, "*"]
-            .into_iter()
+        // Most clusters have no such terms, and each pod that is placed asks.
+        let scopes: &[&str] = if self.indexes.has_any(Index::AntiAffinity) { &[namespace, "*"] } else { &[] };
+        let keys: BTreeSet<&ObjectKey> = scopes
+            .iter()
             .flat_map(|namespace| self.indexes.selecting(Index::AntiAffinity, namespace, labels))
             .collect();
         keys.into_iter().filter_map(|key| self.pods.get(key))

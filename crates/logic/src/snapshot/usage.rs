@@ -78,6 +78,17 @@ impl Snapshot {
         self.sums.nodes.get(node)
     }
 
+    /// All nodes in order of name, each with what it has and what is used of it. A walk along both, which are in one
+    /// order: looking each node up by name cost a scheduler's round more than judging it.
+    pub fn nodes_with_usage(&self) -> impl Iterator<Item = (&Arc<Node>, Arc<Usage>)> {
+        let mut sums = self.sums.nodes.iter().peekable();
+        self.nodes.iter().map(move |(key, node)| {
+            while sums.next_if(|(name, _)| ***name < *key.name).is_some() {}
+            let own = sums.next_if(|(name, _)| **name == key.name);
+            (node, own.map(|(_, usage)| usage.clone()).unwrap_or_default())
+        })
+    }
+
     /// Bytes promised to the image volumes that are tied to a hostname.
     pub fn promised_on(&self, hostname: &str) -> i64 {
         self.sums.promised.get(hostname).copied().unwrap_or(0)
