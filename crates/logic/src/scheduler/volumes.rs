@@ -22,7 +22,37 @@ enum Claim<'a> {
     /// Both sides written.
     Bound(&'a PersistentVolumeClaim, &'a PersistentVolume),
     /// To be bound where the pod goes.
-    Delayed(&'a PersistentVolumeClaim, &'a StorageClass),
+    Delayed(Delayed<'a>),
+}
+
+/// A claim that is to be bound where its pod goes, and what is the same of it wherever that is: found out once, not for
+/// each node.
+struct Delayed<'a> {
+    claim: &'a PersistentVolumeClaim,
+    class: &'a StorageClass,
+    /// The volume that belongs to it already (a decision that was cut): the only one it can have.
+    own: Option<&'a PersistentVolume>,
+    /// Whether any volume is kept for it, or is free and of its class and size.
+    may_match: bool,
+    /// Whether a volume could be made for it.
+    may_provision: bool,
+}
+
+impl<'a> Delayed<'a> {
+    fn of(snapshot: &'a Snapshot, claim: &'a PersistentVolumeClaim, class: &'a StorageClass) -> Self {
+        let named = || volume::volumes_of(snapshot, claim);
+        let (name, bytes) = (volume::class_of(claim).unwrap_or(""), volume::requested(claim));
+        let made = ObjectKey::new("", volume::provisioned_name(claim));
+        Self {
+            claim,
+            class,
+            own: named().find(|volume| volume::is_held_by(volume, claim)),
+            may_match: named().next().is_some() || snapshot.free_volumes(name, bytes).next().is_some(),
+            may_provision: volume::is_built_in(class)
+                && !snapshot.persistent_volumes.contains_key(&made)
+                && volume::provisionable(snapshot, claim, class).is_ok(),
+        }
+    }
 }
 
 /// All claims of a pod.
@@ -75,7 +105,9 @@ impl<'a> Claims<'a> {
             match bound.filter(|volume| volume::is_bound(volume, claim)) {
                 Some(volume) => claims.push(Claim::Bound(claim, volume)),
                 None => match volume::class(snapshot, claim).filter(|class| volume::waits_for_consumer(class)) {
-                    Some(class) if volume::volume_name(claim).is_empty() => claims.push(Claim::Delayed(claim, class)),
+                    Some(class) if volume::volume_name(claim).is_empty() => {
+                        claims.push(Claim::Delayed(Delayed::of(snapshot, claim, class)));
+                    }
                     _ => unbound_immediate = true,
                 },
             }
@@ -98,8 +130,8 @@ impl<'a> Claims<'a> {
                         return Err("node(s) didn't match PersistentVolume's node affinity");
                     }
                 }
-                Claim::Delayed(claim, class) => {
-                    let binding = self.delayed(claim, class, node, &taken)?;
+                Claim::Delayed(delayed) => {
+                    let binding = self.delayed(delayed, node, &taken)?;
                     match &binding {
                         Binding::Volume(_, volume) => drop(taken.insert(volume.metadata.name.as_deref().unwrap_or(""))),
                         Binding::Provision(claim, class) if volume::room::is_counted(class) => {
@@ -120,7 +152,8 @@ impl<'a> Claims<'a> {
     /// What must not go while the pod is being bound: its claims, and what they are to be copies of.
     pub fn relied_on(&self) -> Vec<(mainstay_api::Kind, ObjectKey)> {
         let claims = self.claims.iter().map(|claim| match claim {
-            Claim::Bound(claim, _) | Claim::Delayed(claim, _) => *claim,
+            Claim::Bound(claim, _) => *claim,
+            Claim::Delayed(delayed) => delayed.claim,
         });
         claims.flat_map(|claim| volume::source::relied_on(self.snapshot, claim)).collect()
     }
@@ -129,7 +162,7 @@ impl<'a> Claims<'a> {
     pub fn tied_to(&self) -> Option<&'a str> {
         self.claims.iter().find_map(|claim| match claim {
             Claim::Bound(_, volume) => volume::room::home(volume),
-            Claim::Delayed(..) => None,
+            Claim::Delayed(_) => None,
         })
     }
 
@@ -170,29 +203,25 @@ impl<'a> Claims<'a> {
 
     fn delayed(
         &self,
-        claim: &'a PersistentVolumeClaim,
-        class: &'a StorageClass,
+        delayed: &Delayed<'a>,
         node: &Node,
         taken: &BTreeSet<&str>,
     ) -> Result<Binding<'a>, &'static str> {
-        // A volume that already belongs to the claim (a decision that was cut) is the only one it can have.
-        if let Some(own) = volume::volumes_of(self.snapshot, claim).find(|volume| volume::is_held_by(volume, claim)) {
+        let (claim, class) = (delayed.claim, delayed.class);
+        if let Some(own) = delayed.own {
             return match volume::reaches(node, own) {
                 true if volume::is_unmade(own) => Ok(Binding::Announce(claim)),
                 true => Ok(Binding::Volume(claim, own)),
                 false => Err("node(s) didn't match PersistentVolume's node affinity"),
             };
         }
-        if let Some(found) = volume::matching(self.snapshot, claim, Some(node), taken) {
+        if delayed.may_match
+            && let Some(found) = volume::matching(self.snapshot, claim, Some(node), taken)
+        {
             return Ok(Binding::Volume(claim, found));
         }
         if volume::is_built_in(class) {
-            let name = ObjectKey::new("", volume::provisioned_name(claim));
-            let free = !self.snapshot.persistent_volumes.contains_key(&name);
-            if free
-                && volume::provisionable(self.snapshot, claim, class).is_ok()
-                && volume::can_provision(self.snapshot, claim, node, class)
-            {
+            if delayed.may_provision && volume::can_provision(self.snapshot, claim, node, class) {
                 return Ok(Binding::Provision(claim, class));
             }
         } else if class.provisioner != "kubernetes.io/no-provisioner" {
