@@ -337,7 +337,9 @@ pub struct Controller {
     /// The plurals of the kinds that its decisions look at (`*` for any kind). While an object of one of them does not
     /// decode, nothing is decided, as upstream's controllers stop when a LIST fails (A10).
     pub reads: &'static [&'static str],
-    /// Calls `wake` with each key to decide again after `change`. `before` and `after` are the snapshots around it.
+    /// Calls `wake` with each key to decide again after `change`. `before` and `after` are the snapshots around it;
+    /// of a kind without views ([`Snapshot::has_views_of`]) `before` may be `after`, and `change` alone says what
+    /// differs.
     pub keys: fn(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)),
     /// `observe` then `decide`; an object that is gone gives an empty decision.
     pub reconcile: fn(&Snapshot, &ObjectKey, Timestamp) -> Decision,

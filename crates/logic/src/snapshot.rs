@@ -348,6 +348,11 @@ macro_rules! typed {
                 }
             }
 
+            /// Whether more is seen of some objects of a kind than their metadata.
+            pub fn has_views_of(kind: &Kind) -> bool {
+                matches!((&*kind.group, &*kind.plural), $(($group, $plural))|*)
+            }
+
             /// The snapshot as somebody sees it who looks at these kinds only (`*`: at all).
             #[cfg(test)]
             pub fn only(&self, plurals: &[&str]) -> Self {

@@ -275,7 +275,7 @@ impl Driver {
             let value = (!event.deleted).then_some(&event.value[..]);
             let (before, change) = self.change(&kind, object, value, event.revision, now);
             let report = &mut |promise, how: String| self.counts.broke(promise, &how);
-            promises::of_change(&before, &self.snapshot, &change, report);
+            promises::of_change(before.as_ref().unwrap_or(&self.snapshot), &self.snapshot, &change, report);
         }
         self.seen(event.revision);
     }
@@ -292,7 +292,9 @@ impl Driver {
         &self.counts
     }
 
-    /// Takes in one change; what there was before it.
+    /// Takes in one change; what there was before it, where that is kept. Of a kind that logic has no views of (Events
+    /// are half of what happens) nothing is compared but what the change itself says: it is made in place, without a
+    /// copy of what is around it.
     fn change(
         &mut self,
         kind: &Kind,
@@ -300,23 +302,25 @@ impl Driver {
         value: Option<&[u8]>,
         revision: Revision,
         now: Timestamp,
-    ) -> (Snapshot, Change) {
+    ) -> (Option<Snapshot>, Change) {
         if *kind == kinds::EVENT {
             self.expiry.note(&object, value.is_some(), now);
         }
         self.advance(now);
-        let before = self.snapshot.clone();
+        let was_undecodable = self.snapshot.unreadable_because(kind, &object).is_some();
+        let before = Snapshot::has_views_of(kind).then(|| self.snapshot.clone());
         let change = self.snapshot.apply(kind, object.clone(), value, revision.0);
-        if *kind == kinds::CUSTOM_RESOURCE_DEFINITION {
+        if let Some(before) = before.as_ref().filter(|_| *kind == kinds::CUSTOM_RESOURCE_DEFINITION) {
             let (plural, group) = object.name.split_once('.').unwrap_or_default();
             let is_new = before.registry.versions(group, plural).is_empty();
             self.unread.extend(self.snapshot.registry.stored(group, plural).filter(|_| is_new).cloned());
         }
-        self.look_at_unreadable(&before, &change);
+        self.look_at_unreadable(was_undecodable, &change);
         for (index, controller) in self.controllers.iter().enumerate() {
             let mut woken = Vec::new();
             let called = catch_unwind(AssertUnwindSafe(|| {
-                (controller.keys)(&before, &self.snapshot, &change, &mut |key| woken.push(key));
+                let before = before.as_ref().unwrap_or(&self.snapshot);
+                (controller.keys)(before, &self.snapshot, &change, &mut |key| woken.push(key));
             }));
             if called.is_err() {
                 tracing::error!(controller = controller.name, kind = &*kind.kind, key = %object,
@@ -330,18 +334,14 @@ impl Driver {
     }
 
     /// Says once that an object does not decode; when it does again, or is gone, what waited for it goes on (A10).
-    fn look_at_unreadable(&mut self, before: &Snapshot, change: &Change) {
-        let (was, is) = (
-            before.unreadable_because(&change.kind, &change.key),
-            self.snapshot.unreadable_because(&change.kind, &change.key),
-        );
-        match (was, is) {
-            (None, Some(error)) => tracing::error!(
+    fn look_at_unreadable(&mut self, was: bool, change: &Change) {
+        match (was, self.snapshot.unreadable_because(&change.kind, &change.key)) {
+            (false, Some(error)) => tracing::error!(
                 kind = &*change.kind.kind, key = %change.key, error,
                 "a stored object does not decode; no controller that looks at its kind decides anything until a \
                     person mends or deletes it"
             ),
-            (Some(_), None) => std::mem::take(&mut self.held).into_iter().for_each(|item| self.wake(item)),
+            (true, None) => std::mem::take(&mut self.held).into_iter().for_each(|item| self.wake(item)),
             _ => {}
         }
     }
@@ -421,7 +421,7 @@ impl Driver {
             _ => None,
         };
         let mut decisions = together.filter(|decisions| decisions.len() == keys.len()).map(Vec::into_iter);
-        let (mut parts, mut keys) = (Vec::new(), keys.into_iter());
+        let (mut parts, mut keys, mut is_cut) = (Vec::new(), keys.into_iter(), false);
         for key in keys.by_ref() {
             let item = (lane, key);
             let decision = match &mut decisions {
@@ -429,8 +429,20 @@ impl Driver {
                 // Alone, so that it is known whose decision panicked.
                 None => self.attempt(|snapshot| (controller.reconcile)(snapshot, &item.1, now)),
             };
+            if is_cut {
+                // It may rely on the one that has to wait, and is decided anew: at once, or when whoever writes its own
+                // objects is done. A set's new pods all wait for the set; each would be decided as often as there are.
+                if !decision.is_some_and(|decision| self.flights.waits(&item, &decision)) {
+                    self.wake(item);
+                }
+                continue;
+            }
             let Some(decision) = self.accept(controller, &item, decision, now) else { continue };
             if self.flights.waits(&item, &decision) {
+                is_cut = true;
+                if decisions.is_some() {
+                    continue;
+                }
                 break;
             }
             self.flights.start(&item, &decision);
@@ -439,7 +451,6 @@ impl Driver {
                 break;
             }
         }
-        // What comes after one that has to wait may rely on it.
         keys.for_each(|key| self.wake((lane, key)));
         let first = parts.first()?;
         let most_writes = self.most_writes.get(&first.item).copied().unwrap_or(usize::MAX);

@@ -562,6 +562,56 @@ fn many_keys_are_decided_together_by_rank_and_a_refusal_ends_only_what_follows()
     assert_eq!(made, [true, true, false]);
 }
 
+#[test]
+fn x6_many_keys_that_wait_for_one_writer_are_decided_once_until_it_is_done() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    static DECIDED: AtomicUsize = AtomicUsize::new(0);
+    const ALL: usize = 20;
+    fn slot(index: usize) -> (Kind, ObjectKey) {
+        (kinds::CONFIG_MAP.clone(), ObjectKey::new("default", format!("m{index:02}")))
+    }
+    fn holds_all(snapshot: &Snapshot, key: &ObjectKey, now: Timestamp) -> Decision {
+        Decision { relies: (0..ALL).map(slot).collect(), ..mirror(snapshot, key, now) }
+    }
+    fn each(snapshot: &Snapshot, keys: &[ObjectKey], now: Timestamp) -> Vec<Decision> {
+        DECIDED.fetch_add(keys.len(), Ordering::Relaxed);
+        let decide = |key: &ObjectKey| Decision {
+            relies: vec![(kinds::CONFIG_MAP.clone(), key.clone())],
+            ..mirror(snapshot, key, now)
+        };
+        keys.iter().map(decide).collect()
+    }
+    fn first(_: &Snapshot, _: &Snapshot, change: &mainstay_logic::Change, wake: &mut dyn FnMut(ObjectKey)) {
+        if change.kind == kinds::CONFIG_MAP {
+            wake(slot(0).1);
+        }
+    }
+    let many = mainstay_logic::decision::Many { decide: each, rank: |_, _| 0, all: |_| Vec::new(), most: 200 };
+    let reconcile: fn(&Snapshot, &ObjectKey, Timestamp) -> Decision =
+        |snapshot, key, now| each(snapshot, std::slice::from_ref(key), now).pop().unwrap_or_default();
+    let nobody = |_: &Snapshot, _: &ObjectKey, _: Timestamp| Decision::default();
+    let all = Box::leak(Box::new([
+        Controller { name: "x", permits: &[], reads: &[], keys: |_, _, _, _| (), reconcile: nobody, many: None },
+        Controller { name: "one", permits: SECRETS, reads: &[], keys: first, reconcile: holds_all, many: None },
+        Controller { name: "many", permits: SECRETS, reads: &[], keys: config_maps, reconcile, many: Some(many) },
+    ]));
+    let cluster = Cluster::new();
+    let now = cluster.api.now();
+    for index in 0..ALL {
+        cluster.create(&kinds::CONFIG_MAP, config_map(&slot(index).1.name)).expect("created");
+    }
+    let mut driver = Driver::new(all);
+    let mut watcher = driver.load(&cluster.api.store, now).expect("loaded");
+    let held = driver.poll(now).expect("decided");
+    assert_eq!(held.controller, "one");
+    assert!(driver.poll(now).is_none(), "all of the others wait");
+    assert_eq!(DECIDED.load(Ordering::Relaxed), ALL, "each once");
+    land(&cluster, &mut driver, held);
+    feed(&mut driver, &mut watcher, now);
+    let rest = driver.poll(now).expect("decided anew");
+    assert_eq!((rest.controller, rest.parts.len()), ("many", ALL - 1), "but for what there is already");
+}
+
 /// Conformance, ReplicationController and ReplicaSet: a failure such as an exceeded quota is a condition while it
 /// lasts.
 #[test]
