@@ -70,6 +70,8 @@ struct Known {
     op: Option<usize>,
     /// What this batch made of it, if it did: the object, or `None` for deleted.
     written: Option<Option<Value>>,
+    /// The object as it was only looked at; forgotten when it is written.
+    seen: Option<Arc<Value>>,
 }
 
 /// A batch before [`Batch::try_part`]: how much of each list was there, and what has changed of that since.
@@ -201,7 +203,7 @@ impl<'a> Batch<'a> {
         self.bytes = before.bytes;
         for (key, (is_expected, op, written)) in before.touched {
             let known = self.know(key);
-            (known.is_expected, known.op, known.written) = (is_expected, op, written);
+            (known.is_expected, known.op, known.written, known.seen) = (is_expected, op, written, None);
         }
     }
 
@@ -238,9 +240,27 @@ impl<'a> Batch<'a> {
         Ok(object)
     }
 
+    /// As [`Batch::get`], for what many objects of a batch have in common and only look at (their namespace, their
+    /// account): decoded once. Of kinds that have one version.
+    pub(super) fn look_at(&mut self, kind: &Kind, namespace: &str, name: &str) -> Result<Option<Arc<Value>>, Status> {
+        let key = key::object(kind, namespace, name);
+        if let Some(seen) = &self.know(key.clone()).seen {
+            return Ok(Some(seen.clone()));
+        }
+        let object = self.get(kind, namespace, name)?.map(Arc::new);
+        self.know(key).seen.clone_from(&object);
+        Ok(object)
+    }
+
     /// An object as it is stored, and since when.
     pub(super) fn row(&mut self, key: Bytes) -> Option<Entry> {
         self.know(key).entry.clone()
+    }
+
+    /// As [`Batch::row`], unless this batch has written it.
+    pub(super) fn unwritten(&mut self, key: &Bytes) -> Option<Entry> {
+        let known = self.know(key.clone());
+        known.entry.clone().filter(|_| known.written.is_none())
     }
 
     /// The object, or 404 in upstream's words.
@@ -370,7 +390,8 @@ impl<'a> Batch<'a> {
         self.touch(&key);
         self.expect(key.clone());
         let is_mark = object.is_null();
-        self.know(key.clone()).written = Some(Some(object));
+        let known = self.know(key.clone());
+        (known.written, known.seen) = (Some(Some(object)), None);
         // A mark that is taken away and made again is changed; an object that is made again is another one.
         self.change(Op::Put { key, value }, |before| matches!(before, Op::Put { .. }) || is_mark)
     }
@@ -412,11 +433,11 @@ impl<'a> Batch<'a> {
         }
     }
 
-    fn remove_raw(&mut self, key: Bytes, last: Encoded) -> usize {
+    pub(super) fn remove_raw(&mut self, key: Bytes, last: Encoded) -> usize {
         self.touch(&key);
         self.expect(key.clone());
         let known = self.know(key.clone());
-        known.written = Some(None);
+        (known.written, known.seen) = (Some(None), None);
         let was_there = known.entry.is_some();
         self.change(Op::Delete { key, last }, |before| matches!(before, Op::Put { .. }) && was_there)
     }
@@ -501,5 +522,5 @@ impl<'a> Batch<'a> {
 }
 
 fn look(store: &Store, key: &Bytes) -> Known {
-    Known { entry: store.get(key), is_expected: false, op: None, written: None }
+    Known { entry: store.get(key), is_expected: false, op: None, written: None, seen: None }
 }

@@ -96,6 +96,17 @@ pub fn at_version(bytes: &Bytes, version: &str) -> Option<Bytes> {
     Some(Bytes::from(parts.concat()))
 }
 
+/// An object, as it is stored, with a hole where its revision was; and whether any finalizer holds it. Without making
+/// anything of the rest of it.
+pub fn with_hole(bytes: &Bytes) -> Option<(Encoded, bool)> {
+    let range = version_range(bytes)?;
+    let text = std::str::from_utf8(bytes).ok()?;
+    let metadata = text.get(top_level_field(text, "metadata")?..)?;
+    let is_held = top_level_field(metadata, "finalizers").is_some();
+    let whole = [bytes.get(..range.start)?, bytes.get(range.end..)?].concat();
+    Some((Encoded { bytes: Bytes::from(whole), revision_at: Some(range.start) }, is_held))
+}
+
 /// Where `metadata.resourceVersion` stands, without its quotes.
 fn version_range(bytes: &Bytes) -> Option<Range<usize>> {
     let text = std::str::from_utf8(bytes).ok()?;

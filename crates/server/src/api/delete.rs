@@ -214,6 +214,22 @@ pub fn delete(
     Ok(Outcome::ok(Body::Op(op)))
 }
 
+/// Takes away an Event whose time is over: many at a time, for as many as are made. One that nothing holds and no quota
+/// counts is not decoded for that; its last state is told as it is stored, as where upstream's store lets it expire.
+pub fn expire(batch: &mut Batch<'_>, namespace: &str, name: &str) -> Result<(), Status> {
+    let (kind, key) = (&kinds::EVENT, key::object(&kinds::EVENT, namespace, name));
+    let stored = batch.unwritten(&key).and_then(|entry| codec::with_hole(&entry.value));
+    let quotas = key::quotas(namespace);
+    match stored.filter(|(_, is_held)| !is_held) {
+        Some((last, _)) if !batch.has(quotas.clone()) => {
+            batch.expect_mark(quotas);
+            batch.remove_raw(key, last);
+            Ok(())
+        }
+        _ => delete(batch, kind, namespace, name, &DeleteOptions::default()).map(drop),
+    }
+}
+
 /// Sets `deletionTimestamp`; whether a grace period keeps the object.
 fn set_deletion(kind: &Kind, new: &mut Value, old: &Value, options: &DeleteOptions, batch: &Batch<'_>) -> bool {
     let earlier = object::at(old, &["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64);

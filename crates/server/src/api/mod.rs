@@ -42,7 +42,7 @@ use crate::leadership::Term;
 pub use allocated::Allocated;
 pub use batch::{Batch, Body, FieldManager, Outcome};
 pub use create::create;
-pub use delete::{DeleteOptions, delete, delete_listed, warning as deletion_warning};
+pub use delete::{DeleteOptions, delete, delete_listed, expire, warning as deletion_warning};
 pub use eviction::evict;
 pub use follow::{Follower, News};
 pub use list::{List, list, read_error};

@@ -80,8 +80,7 @@ pub fn compile_asking(api: &Api, work: &Work, session: Option<&Arc<Session>>) ->
                 is_cut = true;
                 break;
             }
-            let options = DeleteOptions::default();
-            let gone = batch.unasked(|batch| api::delete(batch, &kinds::EVENT, &key.namespace, &key.name, &options));
+            let gone = batch.unasked(|batch| api::expire(batch, &key.namespace, &key.name));
             debug_assert!(gone.is_ok() || gone.is_err_and(|status| status.code == 404));
         }
         for (part, write, status) in done.refused.iter().take(MAX_TOLD) {

@@ -27,7 +27,8 @@ pub(super) fn namespace_takes_new(
     if !create::needs_namespace(kind) {
         return Ok(());
     }
-    let found = batch.must_get(&kinds::NAMESPACE, "", namespace)?;
+    let found = batch.look_at(&kinds::NAMESPACE, "", namespace)?;
+    let found = found.ok_or_else(|| Status::not_found(&kinds::NAMESPACE, namespace))?;
     batch.hold(&kinds::NAMESPACE, "", namespace);
     if object::is_terminating(&found) || object::text(&found, &["status", "phase"]) == "Terminating" {
         let why = format!("unable to create new content in namespace {namespace} because it is being terminated");

@@ -29,7 +29,7 @@ pub fn admit(batch: &mut Batch<'_>, pod: &mut Value) -> Result<(), Status> {
     let account_name = object::text(pod, &["spec", "serviceAccountName"]).to_owned();
     object::ensure(pod, &["spec"]).insert("serviceAccount".to_owned(), account_name.clone().into());
     let namespace = object::namespace(pod).to_owned();
-    let Some(account) = batch.get(&kinds::SERVICE_ACCOUNT, &namespace, &account_name)? else {
+    let Some(account) = batch.look_at(&kinds::SERVICE_ACCOUNT, &namespace, &account_name)? else {
         let why = format!(
             "error looking up service account {namespace}/{account_name}: serviceaccount {account_name:?} not found"
         );

@@ -41,8 +41,8 @@ pub(super) fn check(batch: &mut Batch<'_>, kind: &Kind, new: &Value, old: Option
 }
 
 fn policy_of(batch: &mut Batch<'_>, namespace: &str) -> Result<Policy, Status> {
-    let namespace = batch.get(&kinds::NAMESPACE, "", namespace)?.unwrap_or_else(|| json!({}));
-    Ok(Policy::of(&namespace).0)
+    let namespace = batch.look_at(&kinds::NAMESPACE, "", namespace)?;
+    Ok(namespace.map_or_else(|| Policy::of(&json!({})).0, |namespace| Policy::of(&namespace).0))
 }
 
 fn warn(batch: &mut Batch<'_>, level: LevelVersion, pod: &Value) {
