@@ -117,7 +117,7 @@ pub fn inside(table: &mut Table) -> Result<()> {
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let report: Value = serde_json::from_slice(&output.stdout)?;
         let number = |name: &str| report[name].as_f64().unwrap_or(f64::NAN);
-        let ends = format!("first {PART}: {:.0}/s, last: {:.0}/s", number("first"), number("last"));
+        let ends = format!("first {PART}: {:.0}/s, last tenth: {:.0}/s", number("first"), number("last"));
         let name = format!("{sort}: {pods} pods placed on {nodes} nodes, no sockets");
         table.row(&name, format!("{:.0} pods/s", number("all")), ends, "", target);
         let times = |name: &str| format!("{} / {} us", report[name][0], report[name][1]);
