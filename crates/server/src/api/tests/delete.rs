@@ -47,6 +47,42 @@ fn a8_what_was_selected_is_deleted_and_nothing_that_came_after_it() {
 }
 
 #[test]
+fn s10_an_event_that_something_holds_or_counts_expires_as_any_object_goes() {
+    let cluster = Cluster::new();
+    let make = |name: &str, finalizers: Value| {
+        let event = json!({ "metadata": { "name": name, "finalizers": finalizers }, "reason": "Made", "type": "Normal",
+            "involvedObject": { "kind": "Pod", "namespace": "default", "name": "a" } });
+        cluster.create(&kinds::EVENT, event).expect("created")
+    };
+    let end = |name: &str| {
+        let done = || Outcome::ok(Body::Value(json!({})));
+        cluster.write(|batch| expire(batch, "default", name).map(|()| done()))
+    };
+    make("free", json!([]));
+    make("held", json!(["example.com/kept"]));
+    let store = &cluster.api.store;
+    let mut watcher = store.watch("/core/events/", store.revision()).expect("a watch");
+    end("free").expect("gone");
+    assert_eq!((cluster.get(&kinds::EVENT, "free"), end("free").expect_err("gone").code), (None, 404));
+    let told = watcher.try_next().expect("in time").expect("an event");
+    let last: Value = serde_json::from_slice(&told.value).expect("JSON");
+    assert!(told.deleted && object::name(&last) == "free");
+    assert_eq!(object::resource_version(&last), told.revision.to_string());
+    end("held").expect("on its way");
+    assert!(object::is_terminating(&cluster.get(&kinds::EVENT, "held").expect("held")));
+
+    make("counted", json!([]));
+    let hard = json!({ "count/events": "5" });
+    let quota = json!({ "metadata": { "name": "q" }, "spec": { "hard": hard } });
+    cluster.create(&kinds::RESOURCE_QUOTA, quota).expect("created");
+    let status = json!({ "status": { "hard": hard, "used": { "count/events": "2" } } });
+    cluster.merge(&kinds::RESOURCE_QUOTA, "q", Part::Status, status).expect("counted");
+    end("counted").expect("gone");
+    let quota = cluster.get(&kinds::RESOURCE_QUOTA, "q").expect("there");
+    assert_eq!((cluster.get(&kinds::EVENT, "counted"), &quota["status"]["used"]["count/events"]), (None, &json!("1")));
+}
+
+#[test]
 fn a_bound_pod_goes_gracefully_and_an_unbound_one_at_once() {
     let cluster = Cluster::new();
     cluster.create(&kinds::POD, pod("free")).expect("created");
