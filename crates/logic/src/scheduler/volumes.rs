@@ -201,12 +201,7 @@ impl<'a> Claims<'a> {
         }
     }
 
-    fn delayed(
-        &self,
-        delayed: &Delayed<'a>,
-        node: &Node,
-        taken: &BTreeSet<&str>,
-    ) -> Result<Binding<'a>, &'static str> {
+    fn delayed(&self, delayed: &Delayed<'a>, node: &Node, taken: &BTreeSet<&str>) -> Result<Binding<'a>, &'static str> {
         let (claim, class) = (delayed.claim, delayed.class);
         if let Some(own) = delayed.own {
             return match volume::reaches(node, own) {
