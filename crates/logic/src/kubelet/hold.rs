@@ -88,22 +88,25 @@ impl Watched {
         }
         let Some(found) = found else { return Verdict::Take };
         let Some(holder) = Holder::parse(found.held_by) else { return Verdict::Take };
-        // The folder's lock leaves room for one agent in a place; another machine's Lease outlived its Node.
-        if holder.machine != own.machine || holder.run == own.run || holder.place == own.place {
+        let age = found.renewed.map(|renewed| clock.duration_since(renewed));
+        let quiet = quiet(found.lease);
+        let is_old = age.is_some_and(|age| age > SignedDuration::try_from(quiet).unwrap_or(SignedDuration::MAX));
+        // It outlived its Node; but whoever renewed it a moment ago has not learned of that yet.
+        if holder.machine != own.machine {
+            return if is_old { Verdict::Take } else { Verdict::TakeOver };
+        }
+        // The folder's lock leaves room for one agent in a place.
+        if holder.run == own.run || holder.place == own.place {
             return Verdict::Take;
         }
         match &self.0 {
             Some((version, _)) if version != found.version => return Verdict::Replaced,
-            Some((_, since)) if now.saturating_sub(*since) >= quiet(found.lease) => return Verdict::TakeOver,
+            Some((_, since)) if now.saturating_sub(*since) >= quiet => return Verdict::TakeOver,
             Some(_) => {}
             None => self.0 = Some((found.version.to_owned(), now)),
         }
         // A machine that was started anew finds its own word from before, and that is old by its own clock.
-        let age = found.renewed.map(|renewed| clock.duration_since(renewed));
-        match age.is_some_and(|age| age > SignedDuration::try_from(quiet(found.lease)).unwrap_or(SignedDuration::MAX)) {
-            true => Verdict::TakeOver,
-            false => Verdict::Watch,
-        }
+        if is_old { Verdict::TakeOver } else { Verdict::Watch }
     }
 
     /// The Lease is held.
@@ -112,8 +115,9 @@ impl Watched {
     }
 }
 
-/// How long a Lease stands still that nobody renews four times in its duration.
-fn quiet(lease: Duration) -> Duration {
+/// How long a Lease stands still that nobody renews four times in its duration. So long after a renewal was sent, nobody
+/// else has taken it.
+pub fn quiet(lease: Duration) -> Duration {
     lease / 8 * 3
 }
 
@@ -154,11 +158,23 @@ mod tests {
         assert_eq!(judge("m2", "m1 r1 here"), Verdict::Replaced, "the Node is another machine's by now");
         assert_eq!(judge("m1", "m1 r1 here"), Verdict::Take, "an answer was lost");
         assert_eq!(judge("", ""), Verdict::Take, "an older agent's");
-        assert_eq!(judge("m1", "m2 r9 there"), Verdict::Take, "it has outlived its Node");
         assert_eq!(judge("m1", "m1 r0 here"), Verdict::Take, "the agent was started anew");
         assert_eq!(judge("m1", "m1 r0 there"), Verdict::Watch, "started anew, or a copy");
         let own_word = Watched::default().judge(&own, "m1", None, seconds(5), clock(1));
         assert_eq!(own_word, Verdict::Take);
+    }
+
+    #[test]
+    fn s13_a_lease_that_outlived_its_node_a_moment_ago_may_have_a_holder_that_does_not_know_yet() {
+        let own = holder("m1", "r1", "here");
+        let at = |now: i64, renewed: Option<Timestamp>| {
+            let lease = Found { renewed, ..found("m2 r9 there", "7", 0) };
+            Watched::default().judge(&own, "m1", Some(&lease), seconds(5), clock(now))
+        };
+        assert_eq!(at(1, Some(clock(0))), Verdict::TakeOver);
+        assert_eq!(at(15, Some(clock(0))), Verdict::TakeOver);
+        assert_eq!(at(16, Some(clock(0))), Verdict::Take, "whoever it was has seen by now that the Node is another's");
+        assert_eq!(at(1, None), Verdict::TakeOver, "nothing says when");
     }
 
     #[test]

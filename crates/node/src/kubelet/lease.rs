@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use mainstay_api::{kinds, object};
 use mainstay_client::{Error, PatchType};
-use mainstay_logic::kubelet::hold::{Found, HELD_BY, Holder, Verdict, Watched, has_former_ended};
+use mainstay_logic::kubelet::hold::{Found, HELD_BY, Holder, Verdict, Watched, has_former_ended, quiet};
 use mainstay_logic::nodes::{LEASES, MACHINE};
 use mainstay_logic::pods;
 use mainstay_runtime::fence;
@@ -29,14 +29,18 @@ pub struct Hold {
     state: Mutex<State>,
     /// Another machine is this node: nothing begins here any more, and what runs ends.
     replaced: watch::Sender<bool>,
+    /// Changes with every renewal, and when another machine is this node.
+    moved: watch::Sender<()>,
 }
 
 #[derive(Default)]
 struct State {
     /// The Lease as this agent wrote it last.
     version: Option<String>,
-    /// When this agent had it first, since the machine was started.
+    /// Since when this agent has had it without a break, since the machine was started.
     taken: Option<Duration>,
+    /// Until when nobody else can have taken it, since the machine was started.
+    sure_until: Duration,
     /// It was taken from one that may have been cut off.
     is_taken_over: bool,
     /// When the Node was made, as the server says.
@@ -92,9 +96,48 @@ impl Hold {
         self.replaced.subscribe()
     }
 
+    /// Of an agent without the kubelet's loops, whose node no other agent can be: it is held, and nobody renews it.
+    pub fn undisputed() -> Self {
+        let state = State { taken: Some(fence::boottime()), sure_until: Duration::MAX, ..State::default() };
+        Self { state: Mutex::new(state), ..Self::default() }
+    }
+
+    /// Whether this agent is the node for certain now: it has the Lease, and renewed it so short a time ago that nobody
+    /// else can have taken it.
+    pub fn is_held(&self) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.taken.is_some() && fence::boottime() < state.sure_until && !self.is_replaced()
+    }
+
+    /// Waits until this agent is the node for certain; false where another machine is.
+    pub async fn held(&self) -> bool {
+        let mut moved = self.moved.subscribe();
+        loop {
+            // Marked before the look: what changes from here on wakes.
+            moved.mark_unchanged();
+            if self.is_replaced() {
+                return false;
+            }
+            if self.is_held() {
+                return true;
+            }
+            if moved.changed().await.is_err() {
+                return false;
+            }
+        }
+    }
+
+    /// Waits until another machine is this node.
+    pub async fn given_up(&self) {
+        let mut replaced = self.replaced();
+        // The sender is ours: it cannot be gone.
+        let _ = replaced.wait_for(|replaced| *replaced).await;
+    }
+
     /// Another machine is this node: said once, in words that help.
     pub fn give_up(&self, node: &str) {
         if !self.replaced.send_replace(true) {
+            self.moved.send_replace(());
             tracing::error!(
                 node,
                 "another machine is this node now: this one's pods end, and it starts nothing. `mainstay leave \
@@ -118,12 +161,32 @@ impl Hold {
         !(is_older || state.is_taken_over) || has_former_ended(seconds, taken, fence::boottime())
     }
 
-    /// The Lease was written by this agent, which holds it from now on.
-    fn written(&self, lease: &Value) {
+    /// The Lease was written by this agent, by what was `sent` then: it holds it from now on.
+    fn written(&self, lease: &Value, sent: Duration) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.version = Some(object::resource_version(lease).to_owned());
         state.taken.get_or_insert_with(fence::boottime);
+        state.sure_until = sent.saturating_add(quiet(found(lease).lease));
         state.watched.settle();
+        drop(state);
+        self.moved.send_replace(());
+    }
+
+    /// What is to be done about a Lease that is not as this agent wrote it.
+    fn judge(&self, node: &Value, lease: Option<&Value>) -> Verdict {
+        let found = lease.map(found);
+        let machine = object::text(node, &["metadata", "annotations", MACHINE]);
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.node_made = object::text(node, &["metadata", "creationTimestamp"]).parse().ok();
+        let (now, clock) = (fence::boottime(), Timestamp::now());
+        let verdict = state.watched.judge(&self.own, machine, found.as_ref(), now, clock);
+        if matches!(verdict, Verdict::Watch | Verdict::TakeOver) {
+            // Another had it meanwhile: what that one runs ends so long after it is taken from it, however long this
+            // agent had it before.
+            state.taken = None;
+            state.is_taken_over = true;
+        }
+        verdict
     }
 
     fn version(&self) -> Option<String> {
@@ -146,8 +209,9 @@ pub(super) async fn renew(kubelet: &Kubelet) -> Result<(), RenewError> {
 
 async fn patch(kubelet: &Kubelet, renewal: &Value) -> Result<(), Error> {
     let name = &kubelet.config.node_name;
+    let sent = fence::boottime();
     let written = kubelet.heartbeat.patch(&kinds::LEASE, LEASES, name, "", PatchType::Merge, renewal).await?;
-    kubelet.hold.written(&written);
+    kubelet.hold.written(&written, sent);
     Ok(())
 }
 
@@ -168,17 +232,7 @@ async fn take(kubelet: &Kubelet) -> Result<(), RenewError> {
         Err(error) if error.is_not_found() => None,
         result => Some(result?),
     };
-    let found = lease.as_ref().map(found);
-    let machine = object::text(&node, &["metadata", "annotations", MACHINE]);
-    let verdict = {
-        let mut state = kubelet.hold.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.node_made = object::text(&node, &["metadata", "creationTimestamp"]).parse().ok();
-        let verdict =
-            state.watched.judge(&kubelet.hold.own, machine, found.as_ref(), fence::boottime(), Timestamp::now());
-        state.is_taken_over |= verdict == Verdict::TakeOver;
-        verdict
-    };
-    match verdict {
+    match kubelet.hold.judge(&node, lease.as_ref()) {
         Verdict::Take | Verdict::TakeOver => {}
         Verdict::Watch => return Err(RenewError::Watching),
         Verdict::Replaced => {
@@ -187,12 +241,13 @@ async fn take(kubelet: &Kubelet) -> Result<(), RenewError> {
         }
     }
     let owner = json!([{ "apiVersion": "v1", "kind": "Node", "name": name, "uid": object::uid(&node) }]);
-    let Some(found) = found else {
+    let Some(found) = lease.as_ref().map(found) else {
         let mut lease = renewal(kubelet, json!({ "name": name, "namespace": LEASES, "ownerReferences": owner }));
         lease["apiVersion"] = json!("coordination.k8s.io/v1");
         lease["kind"] = json!("Lease");
         // One that was made meanwhile is looked at the next time.
-        kubelet.hold.written(&client.create(&kinds::LEASE, LEASES, &lease).await?);
+        let sent = fence::boottime();
+        kubelet.hold.written(&client.create(&kinds::LEASE, LEASES, &lease).await?, sent);
         return Ok(());
     };
     let taken = renewal(kubelet, json!({ "resourceVersion": found.version, "ownerReferences": owner }));
@@ -224,7 +279,7 @@ mod tests {
         let hold = Hold::new("m", Some(data.path()));
         let pod = pod("2030-01-01T00:00:00Z");
         assert!(!hold.may_begin(&pod, None), "nothing is renewed yet");
-        hold.written(&json!({ "metadata": { "resourceVersion": "7" } }));
+        hold.written(&json!({ "metadata": { "resourceVersion": "7" } }), fence::boottime());
         assert!(hold.may_begin(&pod, None) && hold.may_begin(&pod, Some(5)));
         hold.give_up("n");
         assert!(!hold.may_begin(&pod, None) && !hold.may_begin(&pod, Some(5)));
@@ -234,7 +289,7 @@ mod tests {
     fn s13_a_pod_of_the_former_machine_begins_when_its_deadline_there_has_passed() {
         let data = tempfile::tempdir().unwrap();
         let hold = Hold::new("m", Some(data.path()));
-        hold.written(&json!({ "metadata": { "resourceVersion": "7" } }));
+        hold.written(&json!({ "metadata": { "resourceVersion": "7" } }), fence::boottime());
         hold.state.lock().unwrap().node_made = Some("2030-01-01T00:00:10Z".parse().unwrap());
         let (older, newer) = (pod("2030-01-01T00:00:09Z"), pod("2030-01-01T00:00:10Z"));
         assert!(hold.may_begin(&newer, Some(40)));
@@ -244,5 +299,70 @@ mod tests {
         hold.state.lock().unwrap().is_taken_over = true;
         hold.state.lock().unwrap().taken = Some(fence::boottime());
         assert!(!hold.may_begin(&newer, Some(40)), "taken from one that may be cut off");
+    }
+
+    fn lease(held_by: &str, version: &str) -> Value {
+        let renewed = Timestamp::now().to_string();
+        json!({ "metadata": { "resourceVersion": version, "annotations": { HELD_BY: held_by } },
+            "spec": { "leaseDurationSeconds": 40, "renewTime": renewed } })
+    }
+
+    fn back(seconds: u64) -> Duration {
+        fence::boottime().saturating_sub(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn s1_s13_an_agent_that_takes_the_lease_a_second_time_waits_for_who_had_it_meanwhile() {
+        let data = tempfile::tempdir().unwrap();
+        let hold = Hold::new("m", Some(data.path()));
+        let node = json!({ "metadata": { "annotations": { MACHINE: "m" } } });
+        let pod = pod("2030-01-01T00:00:00Z");
+        hold.written(&lease(&hold.own.to_string(), "7"), fence::boottime());
+        // It has had it for long.
+        hold.state.lock().unwrap().taken = Some(Duration::ZERO);
+        assert!(hold.may_begin(&pod, Some(40)) && hold.is_held());
+        let others = lease("m r0 there", "9");
+        assert_eq!(hold.judge(&node, Some(&others)), Verdict::Watch);
+        assert!(!hold.may_begin(&pod, Some(40)) && !hold.may_begin(&pod, None), "it is the other's now");
+        assert!(!hold.is_held());
+        hold.state.lock().unwrap().watched = Watched::default();
+        let mut still = lease("m r0 there", "9");
+        still["spec"]["renewTime"] = json!("2020-01-01T00:00:00Z");
+        assert_eq!(hold.judge(&node, Some(&still)), Verdict::TakeOver);
+        hold.written(&lease(&hold.own.to_string(), "10"), fence::boottime());
+        assert!(!hold.may_begin(&pod, Some(40)), "what the other runs has not ended");
+        hold.state.lock().unwrap().taken = Some(back(46));
+        assert_eq!(hold.may_begin(&pod, Some(40)), fence::boottime() >= Duration::from_secs(46));
+        // Renewed again and again it is held as before.
+        hold.written(&lease(&hold.own.to_string(), "11"), fence::boottime());
+        assert!(hold.is_held());
+    }
+
+    #[tokio::test]
+    async fn s1_v3_an_agent_is_the_node_for_certain_only_as_long_as_nobody_can_have_taken_its_lease() {
+        let data = tempfile::tempdir().unwrap();
+        let hold = std::sync::Arc::new(Hold::new("m", Some(data.path())));
+        assert!(!hold.is_held(), "nothing is renewed yet");
+        let waiting = tokio::spawn({
+            let hold = hold.clone();
+            async move { hold.held().await }
+        });
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished());
+        hold.written(&lease("m r p", "7"), fence::boottime());
+        assert!(waiting.await.unwrap() && hold.is_held());
+        // Whoever was cut off for so long does not know.
+        hold.state.lock().unwrap().sure_until = fence::boottime();
+        assert!(!hold.is_held());
+        hold.written(&lease("m r p", "8"), back(15));
+        assert_eq!(hold.is_held(), fence::boottime() < Duration::from_secs(15));
+        let waiting = tokio::spawn({
+            let hold = hold.clone();
+            async move { hold.held().await }
+        });
+        tokio::task::yield_now().await;
+        hold.give_up("n");
+        assert!(!waiting.await.unwrap() && !hold.is_held());
+        hold.given_up().await;
     }
 }

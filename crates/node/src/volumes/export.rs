@@ -167,6 +167,7 @@ fn refused(error: ProvisionError) -> VolumeError {
 }
 
 async fn note(kubelet: &Kubelet, volume: &PersistentVolume, annotations: Value) -> Result<(), VolumeError> {
+    reconciler::ensure_held(kubelet)?;
     let name = volume.metadata.name.as_deref().unwrap_or("");
     let patch = json!({ "metadata": {
         "uid": volume.metadata.uid, "resourceVersion": volume.metadata.resource_version, "annotations": annotations,

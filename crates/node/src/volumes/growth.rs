@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::claim::{self, MADE_ON, MADE_SIZE};
 use super::image::{Growth, Image};
-use super::reconciler::Progress;
+use super::reconciler::{self, Progress};
 use super::{VolumeError, blocking_on};
 use crate::kubelet::Kubelet;
 use crate::kubelet::events::Regarding;
@@ -74,9 +74,10 @@ pub async fn grow(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Progre
 /// Notes on the PersistentVolume that it was made here, and how large.
 ///
 /// # Errors
-/// Where somebody changed the volume meanwhile: what was made may not be what is wanted now, and is looked at again.
+/// Where this agent does not hold its node's Lease. Where somebody changed the volume meanwhile: what was made may not be what is wanted now, and is looked at again.
 /// Only what is said about it may change under us: its phase does so just when its first pod starts.
 pub async fn note(kubelet: &Kubelet, volume: &PersistentVolume, size: Option<i64>) -> Result<(), VolumeError> {
+    reconciler::ensure_held(kubelet)?;
     let name = volume.metadata.name.as_deref().unwrap_or("");
     let client = kubelet.objects.client();
     let failed = |error| VolumeError::Refused(format!("noting on PV {name} that it was made: {error}"));
@@ -118,7 +119,7 @@ pub async fn note(kubelet: &Kubelet, volume: &PersistentVolume, size: Option<i64
 /// does it.
 async fn note_failure(kubelet: &Kubelet, volume: &PersistentVolume, error: &VolumeError) {
     let (name, why) = (volume.metadata.name.as_deref().unwrap_or(""), error.to_string());
-    if volume::annotation(&volume.metadata, RESIZE_ERROR) == why {
+    if !kubelet.hold.is_held() || volume::annotation(&volume.metadata, RESIZE_ERROR) == why {
         return;
     }
     let patch = json!({ "metadata": { "uid": volume.metadata.uid, "annotations": { (RESIZE_ERROR): why } } });

@@ -75,6 +75,7 @@ pub(super) async fn drop_finalizer(
     volume: &PersistentVolume,
     ours: &str,
 ) -> Result<Progress, VolumeError> {
+    reconciler::ensure_held(kubelet)?;
     let name = volume.metadata.name.as_deref().unwrap_or("");
     let finalizers: Vec<&String> =
         volume.metadata.finalizers.iter().flatten().filter(|finalizer| *finalizer != ours).collect();

@@ -6,6 +6,9 @@
 //! One watch, and one task for each volume that wants something, so that a server that does not answer holds up its own
 //! volume only (V11). A volume that pods still use is waited for: [`users`](super::users) says when that has changed.
 //! Only a failure is tried again by the clock.
+//!
+//! Which node a volume is of is said by the node's name. So nothing is begun, and nothing noted, before this agent holds
+//! its node's Lease (S1): of two machines of one name the other one has the data, and answers for it.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -28,6 +31,7 @@ use tokio::task::JoinSet;
 use super::{VolumeError, copies, export, growth, reclaim, recycle};
 use crate::kubelet::Kubelet;
 use crate::kubelet::events::Regarding;
+use crate::kubelet::lease::Hold;
 
 /// The pause after a first failure; it doubles up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -109,7 +113,11 @@ where
                 None => {
                     let (sender, receiver) = watch::channel(object);
                     tended.insert(key, sender);
-                    tasks.spawn(reconcile(kubelet.clone(), receiver, attempt));
+                    let kubelet = kubelet.clone();
+                    tasks.spawn(async move {
+                        let users = kubelet.volumes.users().changes();
+                        reconcile(&kubelet.hold, users, receiver, |object| attempt(kubelet.clone(), object)).await;
+                    });
                 }
             },
         }
@@ -117,15 +125,29 @@ where
     }
 }
 
-/// Does what one object wants, until it wants nothing more.
-async fn reconcile<T: Clone + Send + Sync>(kubelet: Arc<Kubelet>, mut newest: watch::Receiver<T>, attempt: Attempt<T>) {
-    let mut users = kubelet.volumes.users().changes();
+/// Does what one object wants, until it wants nothing more, or another machine is this node.
+async fn reconcile<T, F>(
+    hold: &Hold,
+    mut users: watch::Receiver<()>,
+    mut newest: watch::Receiver<T>,
+    attempt: impl Fn(T) -> F,
+) where
+    T: Clone + Send + Sync,
+    F: Future<Output = Result<Progress, VolumeError>>,
+{
     let mut pause = FIRST_PAUSE;
     loop {
+        // Meanwhile it may have come to want nothing more.
+        if !hold.held().await || newest.has_changed().is_err() {
+            return;
+        }
         // Marked before the look: what changes from here on wakes.
         users.mark_unchanged();
         let object = newest.borrow_and_update().clone();
-        let result = attempt(kubelet.clone(), object).await;
+        let result = tokio::select! {
+            result = attempt(object) => result,
+            () = hold.given_up() => return,
+        };
         if matches!(result, Ok(Progress::Gone)) {
             return;
         }
@@ -140,6 +162,18 @@ async fn reconcile<T: Clone + Send + Sync>(kubelet: Arc<Kubelet>, mut newest: wa
         }
         pause = if failed { (pause * 2).min(MAX_PAUSE) } else { FIRST_PAUSE };
     }
+}
+
+/// Whether what was found or made here may be said of this node's: asked before each word to the API, for the Lease may
+/// have been lost since the attempt began (S1).
+///
+/// # Errors
+/// Where this agent may not be the node; tried again when it is.
+pub(super) fn ensure_held(kubelet: &Kubelet) -> Result<(), VolumeError> {
+    if kubelet.hold.is_held() {
+        return Ok(());
+    }
+    Err(VolumeError::Refused("the node's lease is not held by this agent now".to_owned()))
 }
 
 /// An object as the API itself has it now, if exactly this one is being deleted: only then is anything of it removed
@@ -176,6 +210,7 @@ pub(super) async fn announce(
     kind: &Kind,
     metadata: &ObjectMeta,
 ) -> Result<Option<ObjectMeta>, VolumeError> {
+    ensure_held(kubelet)?;
     if !annotation(metadata, REMOVING).is_empty() {
         return Ok(Some(metadata.clone()));
     }
@@ -224,4 +259,60 @@ fn record_event(kubelet: &Kubelet, volume: &PersistentVolume, reason: &'static s
     tracing::warn!(volume = %name, reason, message, "tried again later");
     let regarding = Regarding { kind: "PersistentVolume".into(), namespace: String::new(), name, uid };
     kubelet.events.record(regarding, PodEvent { warning: true, reason, message, container: None });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn s1_v3_nothing_of_a_volume_is_begun_by_an_agent_that_is_not_the_node() {
+        let begun = Mutex::new(Vec::new());
+        let attempt = |object: u32| {
+            begun.lock().unwrap().push(object);
+            std::future::ready(Ok(Progress::Done))
+        };
+        let (_users, users) = watch::channel(());
+        let (object, newest) = watch::channel(1);
+        let lost = Hold::default();
+        {
+            let mut work = Box::pin(reconcile(&lost, users.clone(), newest.clone(), attempt));
+            assert!(is_waiting(&mut work).await);
+            object.send_replace(2);
+            assert!(is_waiting(&mut work).await);
+            assert_eq!(*begun.lock().unwrap(), [0_u32; 0], "the Lease was never held");
+            lost.give_up("n");
+            work.await;
+        }
+        let held = Hold::undisputed();
+        let mut work = Box::pin(reconcile(&held, users.clone(), newest.clone(), attempt));
+        assert!(is_waiting(&mut work).await);
+        assert_eq!(*begun.lock().unwrap(), [2]);
+        held.give_up("n");
+        object.send_replace(3);
+        work.await;
+        assert_eq!(*begun.lock().unwrap(), [2], "another machine is the node");
+    }
+
+    #[tokio::test]
+    async fn s1_v3_an_attempt_ends_when_another_machine_is_the_node() {
+        let (_users, users) = watch::channel(());
+        let (_object, newest) = watch::channel(1);
+        let held = Hold::undisputed();
+        let mut work = Box::pin(reconcile(&held, users, newest, |_| std::future::pending()));
+        assert!(is_waiting(&mut work).await);
+        held.give_up("n");
+        work.await;
+    }
+
+    /// Whether it waits for something, after all that is at hand was done.
+    async fn is_waiting<F: Future>(work: &mut Pin<Box<F>>) -> bool {
+        tokio::select! {
+            biased;
+            _ = work => false,
+            () = tokio::task::yield_now() => true,
+        }
+    }
 }

@@ -11,7 +11,7 @@ use mainstay_logic::controllers::persistentvolume::asked;
 use mainstay_logic::volume::RECYCLED;
 use serde_json::json;
 
-use super::reconciler::Progress;
+use super::reconciler::{self, Progress};
 use super::{VolumeError, blocking_at, nfs};
 use crate::NodeConfig;
 use crate::kubelet::Kubelet;
@@ -24,7 +24,8 @@ use mainstay_runtime::safe_path::{self, mounts, remove};
 /// What could not be emptied or noted. What is gone by then is gone; the rest is tried again.
 pub async fn recycle(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Progress, VolumeError> {
     // What the watch told may be old by now: somebody may have the volume back, or another of its name. Nobody can get
-    // it between this look and the emptying.
+    // it between this look and the emptying: it is this agent's to say that it is empty, as long as that holds the
+    // node's Lease.
     let name = volume.metadata.name.clone().unwrap_or_default();
     let users = kubelet.volumes.users().clone();
     let alone = users.lock(&name).await;
@@ -39,6 +40,7 @@ pub async fn recycle(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Pro
     if !users.rests(&name).await? {
         return Ok(Progress::InUse);
     }
+    reconciler::ensure_held(kubelet)?;
     let config = kubelet.config.clone();
     let (shown, target) = (
         name.clone(),
@@ -96,6 +98,7 @@ pub(super) fn empty_folder(path: &Path) -> Result<(), VolumeError> {
 }
 
 async fn done(kubelet: &Kubelet, volume: &PersistentVolume, name: &str, claim: &str) -> Result<(), VolumeError> {
+    reconciler::ensure_held(kubelet)?;
     let patch = json!({ "metadata": {
         "uid": volume.metadata.uid, "resourceVersion": volume.metadata.resource_version,
             "annotations": { (RECYCLED): claim },

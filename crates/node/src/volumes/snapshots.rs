@@ -219,12 +219,15 @@ async fn release(kubelet: &Kubelet, kind: &Kind, metadata: &ObjectMeta) -> Resul
 }
 
 async fn patch_status(kubelet: &Kubelet, kind: &Kind, metadata: &ObjectMeta, status: Value) -> Result<(), VolumeError> {
-    let patch = json!({ "metadata": { "uid": metadata.uid }, "status": status });
+    // Of what was seen: whoever wrote since knows more, and the watch brings it.
+    let seen = json!({ "uid": metadata.uid, "resourceVersion": metadata.resource_version });
+    let patch = json!({ "metadata": seen, "status": status });
     patched(kubelet, kind, metadata.name.as_deref().unwrap_or(""), "status", &patch).await.map(drop)
 }
 
 /// A patch of an object of this node's, written unless that was changed meanwhile: the watch brings the newer one.
 async fn patched(kubelet: &Kubelet, kind: &Kind, name: &str, part: &str, patch: &Value) -> Result<bool, VolumeError> {
+    reconciler::ensure_held(kubelet)?;
     match kubelet.config.client.patch(kind, "", name, part, PatchType::Merge, patch).await {
         Ok(_) => Ok(true),
         Err(error) if error.is_not_found() => Ok(true),

@@ -97,7 +97,7 @@ impl Agent {
             disk: Disk::new(&self.dir),
             events: Events::start(client.clone(), NODE.into(), Health::default()),
             pods: Default::default(),
-            hold: Default::default(),
+            hold: mainstay_node::kubelet::lease::Hold::undisputed(),
             deadlines: Default::default(),
             abilities: Default::default(),
             node: Default::default(),
