@@ -6,7 +6,8 @@
 
 use std::cmp::Reverse;
 
-use base64::Engine as _;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::{Engine as _, alphabet};
 use mainstay_api::{kinds, object};
 use mainstay_runtime::images::{Image, ImageError, RegistryAuth, normalize_name};
 use serde_json::Value;
@@ -53,7 +54,7 @@ fn entries(secret: &Value) -> Vec<(String, RegistryAuth)> {
     let config = read(".dockerconfigjson").and_then(|mut file| Some(file.get_mut("auths")?.take()));
     let Some(Value::Object(servers)) = config.or_else(|| read(".dockercfg")) else { return Vec::new() };
     let auth = |entry: &Value| {
-        let pair = decode(object::text(entry, &["auth"])).and_then(|bytes| String::from_utf8(bytes).ok());
+        let pair = pair(object::text(entry, &["auth"])).and_then(|bytes| String::from_utf8(bytes).ok());
         let pair = pair.as_deref().and_then(|pair| pair.split_once(':'));
         let (username, password) =
             pair.unwrap_or_else(|| (object::text(entry, &["username"]), object::text(entry, &["password"])));
@@ -61,6 +62,17 @@ fn entries(secret: &Value) -> Vec<(String, RegistryAuth)> {
         (!username.is_empty()).then_some(auth)
     };
     servers.into_iter().filter_map(|(server, entry)| Some((server, auth(&entry)?))).collect()
+}
+
+/// What people write under `auth`, base64 of `name:password`: padded or not, and wrapped as `base64` wraps long ones.
+/// Upstream takes both.
+fn pair(auth: &str) -> Option<Vec<u8>> {
+    const EITHER: GeneralPurpose = GeneralPurpose::new(
+        &alphabet::STANDARD,
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+    );
+    let unwrapped: String = auth.chars().filter(|at| !matches!(at, '\r' | '\n')).collect();
+    EITHER.decode(unwrapped).ok()
 }
 
 /// The credentials for an image, by its full name, the best first.
@@ -169,5 +181,25 @@ mod tests {
             assert_eq!(all, [("r.test", "u", "p"), ("s.test", "v", "q:r")]);
         }
         assert!(entries(&json!({ "data": { ".dockercfg": "!" } })).is_empty());
+    }
+
+    #[test]
+    fn credentials_written_by_hand_are_read_as_upstream_reads_them_padded_or_not_and_wrapped() {
+        let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+        let password = "p".repeat(100);
+        let long = encode(&format!("u:{password}"));
+        let wrapped = format!("{}\n{}\r\n", &long[..76], &long[76..]);
+        for (auth, expected) in [
+            (wrapped, Some(password.as_str())),
+            (encode("u:pp"), Some("pp")),
+            (encode("u:pp").trim_end_matches('=').to_owned(), Some("pp")),
+            (encode("u:p"), Some("p")),
+            ("dTpw!".to_owned(), None),
+        ] {
+            let servers = json!({ "r.test": { "auth": auth } });
+            let all = entries(&json!({ "data": { ".dockercfg": encode(&servers.to_string()) } }));
+            let found: Vec<&str> = all.iter().map(|(_, auth)| auth.password.as_str()).collect();
+            assert_eq!(found, expected.into_iter().collect::<Vec<_>>(), "{auth:?}");
+        }
     }
 }
