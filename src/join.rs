@@ -40,7 +40,8 @@ pub fn run(args: &JoinArgs) -> Result<()> {
         let said = if joined.is_reached { "joined       https://" } else { "started, and waits for https://" };
         say!("mainstay: {said}{}   {} ms", member.server, begun.elapsed().as_millis());
         let now = Arc::new(Notify::new());
-        let fresh = join::keep_fresh(client.clone(), args.data_dir.clone(), member.clone(), certificates, now.clone());
+        let (folder, replaced) = (args.data_dir.clone(), node.kubelet.hold.replaced());
+        let fresh = join::keep_fresh(client.clone(), folder, member.clone(), certificates, now.clone(), replaced);
         let servers = join::follow_servers(client.clone(), args.data_dir.clone(), member.clone());
         let work = async {
             let ready = crate::up::node_ready(&client, &member.node, begun).await;
