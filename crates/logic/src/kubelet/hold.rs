@@ -115,8 +115,8 @@ impl Watched {
     }
 }
 
-/// How long a Lease stands still that nobody renews four times in its duration. So long after a renewal was sent, nobody
-/// else has taken it.
+/// How long a Lease stands still that nobody renews four times in its duration. Before so long after a renewal was
+/// sent, nobody else has taken it.
 pub fn quiet(lease: Duration) -> Duration {
     lease / 8 * 3
 }

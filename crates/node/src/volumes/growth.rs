@@ -74,7 +74,8 @@ pub async fn grow(kubelet: &Kubelet, volume: &PersistentVolume) -> Result<Progre
 /// Notes on the PersistentVolume that it was made here, and how large.
 ///
 /// # Errors
-/// Where this agent does not hold its node's Lease. Where somebody changed the volume meanwhile: what was made may not be what is wanted now, and is looked at again.
+/// Where this agent does not hold its node's Lease.
+/// Where somebody changed the volume meanwhile: what was made may not be what is wanted now, and is looked at again.
 /// Only what is said about it may change under us: its phase does so just when its first pod starts.
 pub async fn note(kubelet: &Kubelet, volume: &PersistentVolume, size: Option<i64>) -> Result<(), VolumeError> {
     reconciler::ensure_held(kubelet)?;

@@ -7,7 +7,7 @@
 //! volume only (V11). A volume that pods still use is waited for: [`users`](super::users) says when that has changed.
 //! Only a failure is tried again by the clock.
 //!
-//! Which node a volume is of is said by the node's name. So nothing is begun, and nothing noted, before this agent holds
+//! Which node a volume is of is said by the node's name. So nothing is begun, and nothing noted, unless this agent has
 //! its node's Lease (S1): of two machines of one name the other one has the data, and answers for it.
 
 use std::collections::BTreeMap;
