@@ -176,7 +176,8 @@ fn terminate(o: &Observed, now: Timestamp, d: &mut Decision) {
         return;
     }
     let fresh = o.objects.iter().filter(|object| !is_terminating(&object.metadata));
-    d.writes.extend(fresh.take(MAX_DELETES).map(|object| Write::delete(&object.kind, &object.metadata)));
+    // What cannot be deleted keeps nothing else.
+    fresh.take(MAX_DELETES).for_each(|object| d.push_apart(Write::delete(&object.kind, &object.metadata)));
     if o.objects.is_empty() {
         let rest: Vec<&String> = meta.finalizers.iter().flatten().filter(|name| *name != CLEANUP).collect();
         let rest = if rest.is_empty() { json!(null) } else { json!(rest) };

@@ -270,7 +270,9 @@ fn replace_ended<'a>(
         (pod.metadata.namespace.as_deref().unwrap_or(""), pod.metadata.name.as_deref().unwrap_or(""));
     let meta = &o.set.metadata;
     if phase(pod) == "Failed" {
-        let at = super::job::finished_at(pod).checked_add(FAILED_WAIT).unwrap_or(now);
+        // A node whose clock is ahead keeps nobody waiting.
+        let ended = Some(super::job::finished_at(pod)).filter(|ended| *ended <= now);
+        let at = ended.and_then(|ended| ended.checked_add(FAILED_WAIT).ok()).unwrap_or(now);
         // Of another template nothing is known yet (S7).
         let streak = o.refusals.get(node).filter(|_| is_updated(pod, hash));
         let at = streak.map_or(at, |streak| streak.until(None).max(at));

@@ -194,7 +194,7 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
     if is_managed_elsewhere(o.job) || finished(o.job).is_some() {
         return d;
     }
-    d.writes.clone_from(&o.ownership);
+    o.ownership.iter().for_each(|write| d.push_apart(write.clone()));
     if !d.writes.is_empty() {
         return d;
     }

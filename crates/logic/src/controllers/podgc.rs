@@ -101,8 +101,11 @@ fn surplus(snapshot: &Snapshot, key: &ObjectKey) -> Decision {
         pods.sort_by_cached_key(|key| created(key));
         pods.truncate(pods.len().saturating_sub(MOST_ENDED_OF).min(MAX_DELETES));
     }
+    let mut decision = Decision::default();
+    // One that may not be deleted keeps no other.
     let pods = pods.into_iter().filter_map(|key| snapshot.pods.get(key));
-    Decision { writes: pods.map(|pod| Write::delete(&kinds::POD, &pod.metadata)).collect(), ..Decision::default() }
+    pods.for_each(|pod| decision.push_apart(Write::delete(&kinds::POD, &pod.metadata)));
+    decision
 }
 
 fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'a>> {

@@ -41,6 +41,11 @@ fn owner(kind: &Kind) -> Value {
 
 /// Lets the owners decide, once for each second, and then the node: it refuses every pod, or takes it.
 fn live(world: &mut World, seconds: std::ops::Range<i64>, accepts: bool) {
+    live_ahead(world, seconds, accepts, 0);
+}
+
+/// The same with a node whose clock is so many seconds ahead.
+fn live_ahead(world: &mut World, seconds: std::ops::Range<i64>, accepts: bool, ahead: i64) {
     for second in seconds {
         let now = at(second);
         for controller in OWNERS {
@@ -62,7 +67,7 @@ fn live(world: &mut World, seconds: std::ops::Range<i64>, accepts: bool) {
                 world.remove(&POD, &ObjectKey::new("default", name));
             } else if pod["status"].is_null() {
                 let ready = json!([{ "type": "Ready", "status": if accepts { "True" } else { "False" },
-                    "lastTransitionTime": now.to_string() }]);
+                    "lastTransitionTime": at(second + ahead).to_string() }]);
                 let status = json!({ "phase": if accepts { "Running" } else { "Failed" }, "reason": "AppArmor",
                     "conditions": ready });
                 let patch = json!({ "spec": { "nodeName": "n1" }, "status": status });
@@ -110,6 +115,21 @@ fn x7_s12_pods_that_a_node_refuses_are_made_later_and_later() {
         assert!((10..=most).contains(&count), "{}: {count} pods in an hour", kind.kind);
         // It is not tried less than every five minutes, and then all of them run at once.
         live(&mut world, 3600..3600 + 302, true);
+        assert_eq!(running(&world), if *kind == DAEMON_SET { 1 } else { 3 }, "{}", kind.kind);
+    }
+}
+
+/// S12: what a node's clock says, which may be years ahead, keeps no set from its pods.
+#[test]
+fn s12_a_node_whose_clock_is_ahead_holds_up_no_set() {
+    const YEARS: i64 = 10 * 365 * 24 * 3600;
+    for kind in [&REPLICA_SET, &REPLICATION_CONTROLLER, &DAEMON_SET, &STATEFUL_SET] {
+        let mut world = World::default();
+        world.put(node("n1", json!({ "status": { "conditions": [{ "type": "Ready", "status": "True" }] } })));
+        world.put(owner(kind));
+        live_ahead(&mut world, 0..600, false, YEARS);
+        assert!((5..=75).contains(&made(&world, kind)), "{}: {}", kind.kind, made(&world, kind));
+        live_ahead(&mut world, 600..902, true, YEARS);
         assert_eq!(running(&world), if *kind == DAEMON_SET { 1 } else { 3 }, "{}", kind.kind);
     }
 }

@@ -92,15 +92,16 @@ pub fn set_pod(snapshot: &mut Snapshot, key: &ObjectKey, old: Option<&Pod>, new:
     let Some(owner) = controller_of(&new.metadata) else { return };
     let Some((place, revision)) = place(new, owner) else { return };
     let streak = snapshot.refusals.of(&owner.uid, place, revision);
+    // The server's own time: when it was refused, only the node's clock says, which may be years ahead (S12).
+    let created = new.metadata.creation_timestamp.as_ref().map(|time| time.0);
     if is_refused && snapshot.is_there(owner, key) {
-        let at = finished_at(new);
+        let at = created.unwrap_or_else(|| finished_at(new));
         let streak = streak.map_or(Streak { first: at, last: at }, |streak| streak.and(at));
         // Of another template nobody asks any more.
         snapshot.refusals.forget(&owner.uid, Some(place));
         snapshot.refusals.0.insert_mut((owner.uid.as_str().into(), place.into(), revision.into()), streak);
     } else if let (true, Some(streak)) = (is_taken_up, streak) {
-        let created = new.metadata.creation_timestamp.as_ref().map(|time| time.0);
-        if created.is_some_and(|created| created >= streak.last) {
+        if created.is_some_and(|created| created > streak.last) {
             snapshot.refusals.forget(&owner.uid, Some(place));
         }
     }

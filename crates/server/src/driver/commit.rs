@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use mainstay_api::{Status, kinds, object};
+use mainstay_logic::controllers::customresourcedefinition;
 use mainstay_logic::{Propagation, Write};
 use mainstay_store::Txn;
 use serde_json::{Value, json};
@@ -116,6 +117,8 @@ fn add<'w>(
     most: usize,
 ) -> Option<Stop> {
     let (mut over, mut refused) = (BTreeSet::new(), 0);
+    // As upstream: a definition's objects go with it whatever webhooks and policies say, whose servers may be gone.
+    let is_asked = controller != customresourcedefinition::CONTROLLER.name;
     for (at, write) in part.decision.writes.iter().enumerate() {
         if done.count >= most || batch.is_full() {
             return Some(Stop::Full);
@@ -128,7 +131,9 @@ fn add<'w>(
         if over.contains(&group) {
             continue;
         }
-        match batch.try_part(|batch| apply(batch, write)) {
+        match batch
+            .try_part(|batch| if is_asked { apply(batch, write) } else { batch.unasked(|batch| apply(batch, write)) })
+        {
             Ok(()) => done.count += 1,
             // What comes after may have questions of its own: all are asked together.
             Err(_) if is_suspended(batch) => {}

@@ -4,7 +4,7 @@
 use mainstay_api::{Kind, ObjectKey, Status, kinds, object};
 use mainstay_logic::controllers::namespace::{self, CONTENT_FAILURE};
 use mainstay_logic::controllers::replicaset::REPLICA_FAILURE;
-use mainstay_logic::controllers::{deployment, horizontalpodautoscaler};
+use mainstay_logic::controllers::{deployment, horizontalpodautoscaler, podgc};
 use mainstay_logic::{Event, Write};
 use serde_json::{Value, json};
 
@@ -102,7 +102,8 @@ fn tell(
     };
     events::record(batch, controller, &event);
     match &*owner.kind.kind {
-        "ReplicaSet" | "ReplicationController" if *kind == kinds::POD => {
+        // What the collector is refused is no failure of the set's.
+        "ReplicaSet" | "ReplicationController" if *kind == kinds::POD && controller != podgc::CONTROLLER.name => {
             condition(batch, owner, &Told { type_: REPLICA_FAILURE, status: "True", reason, message: why });
         }
         "Deployment" if is_rollout => {

@@ -86,6 +86,7 @@ fn align(claim: Option<&ObjectMeta>, o: &Observed, wanted: Option<&OwnerReferenc
     };
     if !right {
         let rest = owners.iter().filter(|owner| !ours(owner)).chain(wanted).cloned().collect::<Vec<_>>();
-        d.writes.push(set_owners(&PERSISTENT_VOLUME_CLAIM, claim, &rest));
+        // A claim that may not be changed keeps no pod from being made (S12).
+        d.push_apart(set_owners(&PERSISTENT_VOLUME_CLAIM, claim, &rest));
     }
 }

@@ -41,7 +41,7 @@ fn definition() -> Value {
 }
 
 /// A cluster that serves `foos.x.io`, and the kind in version v1.
-fn served() -> (Cluster, Kind) {
+pub fn served() -> (Cluster, Kind) {
     let cluster = Cluster::new();
     assert!(cluster.api.served.now().find("x.io", "v1", "foos").is_none());
     cluster.create(CRD, definition()).expect("created");

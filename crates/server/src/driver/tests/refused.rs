@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use jiff::SignedDuration;
 use mainstay_api::Status;
-use mainstay_logic::controllers::{cronjob, deployment, horizontalpodautoscaler, namespace, replicaset};
+use mainstay_logic::controllers::{
+    cronjob, customresourcedefinition, deployment, horizontalpodautoscaler, namespace, podgc, replicaset,
+};
 
 use super::*;
 use crate::api::{DeleteOptions, Part};
@@ -77,6 +79,52 @@ fn s12_what_may_not_be_deleted_keeps_nothing_else_of_its_namespace() {
     cluster.delete(&kinds::VALIDATING_ADMISSION_POLICY_BINDING, "keep", &DeleteOptions::default()).expect("freed");
     run_asking(&cluster, DELETES);
     assert!(cluster.get(&kinds::NAMESPACE, "full").is_none());
+}
+
+/// A definition goes with its objects, as upstream: whoever refuses their deletion may be gone for good.
+#[test]
+fn s12_a_definitions_objects_go_with_it_whatever_policies_say() {
+    static DEFINITIONS: &[Controller] = &[customresourcedefinition::CONTROLLER];
+    let (cluster, kind) = super::custom::served();
+    protect(&cluster, "DELETE");
+    let labels = json!({ "keep": "y" });
+    for name in ["a", "b", "c"] {
+        let object = json!({ "metadata": { "name": name, "labels": labels }, "spec": { "size": 1 } });
+        cluster.create(&kind, object).expect("created");
+    }
+    cluster.delete(&kinds::CUSTOM_RESOURCE_DEFINITION, "foos.x.io", &DeleteOptions::default()).expect("marked");
+    run_asking(&cluster, DEFINITIONS);
+    assert!(cluster.get(&kinds::CUSTOM_RESOURCE_DEFINITION, "foos.x.io").is_none());
+}
+
+/// A finished pod that may not be deleted keeps no other, and is no failure of its set's.
+#[test]
+fn s12_x7_finished_pods_go_but_for_those_that_may_not() {
+    static COLLECTOR: &[Controller] = &[podgc::CONTROLLER];
+    let cluster = Cluster::new();
+    cluster.create(&kinds::SERVICE_ACCOUNT, json!({ "metadata": { "name": "default" } })).ok();
+    let template =
+        json!({ "metadata": { "labels": { "a": "b" } }, "spec": { "containers": [{ "name": "c", "image": "i" }] } });
+    let spec = json!({ "replicas": 0, "selector": { "matchLabels": { "a": "b" } }, "template": template });
+    cluster.create(&kinds::REPLICA_SET, json!({ "metadata": { "name": "set" }, "spec": spec })).expect("created");
+    let uid = cluster.get(&kinds::REPLICA_SET, "set").expect("there")["metadata"]["uid"].clone();
+    let owner = json!([{ "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "set", "uid": uid,
+        "controller": true }]);
+    for number in 0..60 {
+        let name = format!("p{number:02}");
+        let labels = if number == 0 { json!({ "keep": "y" }) } else { json!({}) };
+        let pod = json!({ "metadata": { "name": name, "labels": labels, "ownerReferences": owner },
+            "spec": { "containers": [{ "name": "c", "image": "i" }] } });
+        cluster.create(&kinds::POD, pod).expect("created");
+        let failed = json!({ "status": { "phase": "Failed" } });
+        cluster.merge(&kinds::POD, &name, Part::Status, failed).expect("ended");
+    }
+    protect(&cluster, "DELETE");
+    run_asking(&cluster, COLLECTOR);
+    assert!(cluster.get(&kinds::POD, "p00").is_some(), "it is kept");
+    assert_eq!(cluster.api.store.count(&key::prefix(&kinds::POD, Some("default"))), 51);
+    let set = cluster.get(&kinds::REPLICA_SET, "set").expect("there");
+    assert!(condition(&set, "ReplicaFailure").is_null(), "{set}");
 }
 
 #[test]
