@@ -100,10 +100,10 @@ pub fn set_pod(snapshot: &mut Snapshot, key: &ObjectKey, old: Option<&Pod>, new:
         // Of another template nobody asks any more.
         snapshot.refusals.forget(&owner.uid, Some(place));
         snapshot.refusals.0.insert_mut((owner.uid.as_str().into(), place.into(), revision.into()), streak);
-    } else if let (true, Some(streak)) = (is_taken_up, streak) {
-        if created.is_some_and(|created| created > streak.last) {
-            snapshot.refusals.forget(&owner.uid, Some(place));
-        }
+    } else if let (true, Some(streak)) = (is_taken_up, streak)
+        && created.is_some_and(|created| created > streak.last)
+    {
+        snapshot.refusals.forget(&owner.uid, Some(place));
     }
 }
 

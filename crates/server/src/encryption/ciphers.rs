@@ -78,7 +78,7 @@ impl Algorithm {
 
 /// A key, as its algorithm has it.
 pub enum Cipher {
-    AesGcm(LessSafeKey),
+    AesGcm(Box<LessSafeKey>),
     Secretbox(Box<XSalsa20Poly1305>),
     AesCbc(Vec<u8>),
 }
@@ -87,8 +87,12 @@ impl Cipher {
     /// Of a secret; `None` where it is not as long as the algorithm's are.
     pub fn new(algorithm: Algorithm, secret: &[u8]) -> Option<Self> {
         Some(match (algorithm, secret.len()) {
-            (Algorithm::AesGcm, 16) => Self::AesGcm(LessSafeKey::new(UnboundKey::new(&AES_128_GCM, secret).ok()?)),
-            (Algorithm::AesGcm, 32) => Self::AesGcm(LessSafeKey::new(UnboundKey::new(&AES_256_GCM, secret).ok()?)),
+            (Algorithm::AesGcm, 16) => {
+                Self::AesGcm(Box::new(LessSafeKey::new(UnboundKey::new(&AES_128_GCM, secret).ok()?)))
+            }
+            (Algorithm::AesGcm, 32) => {
+                Self::AesGcm(Box::new(LessSafeKey::new(UnboundKey::new(&AES_256_GCM, secret).ok()?)))
+            }
             (Algorithm::Secretbox, 32) => Self::Secretbox(Box::new(XSalsa20Poly1305::new_from_slice(secret).ok()?)),
             (Algorithm::AesCbc, 16 | 24 | 32) => Self::AesCbc(secret.to_vec()),
             _ => return None,

@@ -1,9 +1,12 @@
 //! The Node object and its Lease, and the directories of deleted volumes.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::core::v1::PersistentVolume;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use mainstay_api::{ObjectKey, kinds, object, time};
 use mainstay_logic::controllers::persistentvolume::asked;
 use mainstay_logic::fencing::LEASE_SECONDS;
@@ -140,11 +143,18 @@ impl Node {
 
     fn is_to_reclaim(&self, deleted: &PersistentVolume) -> bool {
         let made_on = volume::annotation(&deleted.metadata, volume::MADE_ON);
-        let here = if made_on.is_empty() { self.index == 0 } else { made_on == self.name };
+        // Made and not noted, by an agent that ended between the two: only a node that it may be on knows.
+        let here = if made_on.is_empty() { self.reaches(deleted) } else { made_on == self.name };
         let finalizers = deleted.metadata.finalizers.as_deref().unwrap_or_default();
         deleted.metadata.deletion_timestamp.is_some()
             && here
             && finalizers.iter().any(|held| held == volume::LOCAL_PATH_FINALIZER)
+    }
+
+    fn reaches(&self, volume: &PersistentVolume) -> bool {
+        let labels = BTreeMap::from([("kubernetes.io/hostname".to_owned(), self.name.clone())]);
+        let metadata = ObjectMeta { name: Some(self.name.clone()), labels: Some(labels), ..ObjectMeta::default() };
+        volume::reaches(&core::Node { metadata, ..core::Node::default() }, volume)
     }
 
     /// A Released volume that is to be emptied here, unless something has it mounted (V3).
