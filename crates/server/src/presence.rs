@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::api::{self, Api, Body, Outcome, Part, codec, key};
 use crate::renewal::Issued;
+use crate::start::may_replace;
 use crate::{bootstrap, leadership, pki};
 
 const NAMESPACE: &str = "kube-system";
@@ -144,6 +145,11 @@ impl Kubeconfigs {
         // One at a time: what is written last names the newest.
         let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         for (path, user, issued) in &self.files {
+            // Somebody may have added clusters of theirs since it was written first.
+            if let Err(error) = may_replace(path) {
+                tracing::warn!(%error, "the kubeconfig stays as it is");
+                continue;
+            }
             let text = pki::kubeconfig(&servers, &self.ca_pem, user, &issued.identity());
             if let Err(error) = pki::write_private(path, text.as_bytes()) {
                 tracing::warn!(%error, "the kubeconfig is not as it should be");

@@ -556,7 +556,7 @@ async fn open_pki(
 ///
 /// # Errors
 /// It is somebody's: it has contexts that are not ours, or is none.
-fn may_replace(path: &Path) -> Result<(), StartError> {
+pub(crate) fn may_replace(path: &Path) -> Result<(), StartError> {
     let wrong = |why: &str| Err(StartError::File { path: path.to_owned(), why: why.to_owned() });
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,

@@ -377,6 +377,13 @@ pub fn names_any(pod: &Value) -> Option<&'static str> {
     named_by(&key, &spec.unwrap_or_default()).into_iter().next().map(|need| need.plural)
 }
 
+/// Whether a pod names an object of this kind; one that cannot be read may.
+pub fn names_one(pod: &Value, plural: &str) -> bool {
+    let Ok(PodView { spec, .. }) = PodView::deserialize(pod) else { return true };
+    let key = ObjectKey::new(object::namespace(pod), object::name(pod));
+    named_by(&key, &spec.unwrap_or_default()).iter().any(|need| need.plural == plural)
+}
+
 fn needs(pod: &ObjectKey, spec: &SpecView) -> BTreeSet<Need> {
     let mut needs = named_by(pod, spec);
     let account = if spec.service_account_name.is_empty() { "default" } else { &spec.service_account_name };

@@ -55,7 +55,7 @@ fn mirror_names(pod: &Value) -> Option<&'static str> {
     if !object::text(pod, &["spec", "serviceAccountName"]).is_empty() {
         return Some("reference service accounts");
     }
-    if node::names_any(pod) == Some("secrets") {
+    if node::names_one(pod, "secrets") {
         return Some("reference secrets");
     }
     let volumes = object::at(pod, &["spec", "volumes"]).and_then(Value::as_array).into_iter().flatten();

@@ -160,6 +160,8 @@ fn m4_a_mirror_pod_has_no_account_and_stays_a_mirror() {
     with_account["spec"]["serviceAccountName"] = json!("default");
     let mut with_secret = mirror("b");
     with_secret["spec"]["imagePullSecrets"] = json!([{ "name": "pull" }]);
+    // What it names beside it hides nothing.
+    with_secret["spec"]["volumes"] = json!([{ "name": "v", "configMap": { "name": "c" } }]);
     let mut with_token = mirror("b");
     with_token["spec"]["volumes"] =
         json!([{ "name": "v", "projected": { "sources": [{ "serviceAccountToken": { "path": "t" } }] } }]);
