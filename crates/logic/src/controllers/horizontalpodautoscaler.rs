@@ -28,12 +28,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, 
 use mainstay_api::kinds::{
     DEPLOYMENT, HORIZONTAL_POD_AUTOSCALER as KIND, REPLICA_SET, REPLICATION_CONTROLLER, STATEFUL_SET,
 };
+use mainstay_api::selector::Labels;
 use mainstay_api::{Kind, ObjectKey};
 use serde_json::{Value, json};
 
 use crate::decision::{Controller, Decision, Event, Verb, Write};
 use crate::measured::Measured;
-use crate::snapshot::{Change, Snapshot};
+use crate::snapshot::{Change, Snapshot, in_namespace};
 use behavior::{History, Limited};
 
 /// Its line in the list.
@@ -79,6 +80,8 @@ pub struct Observed<'a> {
     target: Result<Target<'a>, String>,
     pods: Vec<&'a Pod>,
     measured: &'a Measured,
+    /// All autoscalers of the target, where it has several: `namespace/name`.
+    rivals: Vec<String>,
 }
 
 /// The autoscaler at `key`.
@@ -91,7 +94,20 @@ pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'
         }
         None => Vec::new(),
     };
-    Some(Observed { scaler, target, pods, measured: &snapshot.measured })
+    let goal = |scaler: &HorizontalPodAutoscaler| {
+        let reference = &scaler.spec.scale_target_ref;
+        let version = reference.api_version.as_deref().unwrap_or("");
+        let group = version.split_once('/').map_or("", |(group, _)| group);
+        (group.to_owned(), reference.kind.clone(), reference.name.clone())
+    };
+    let own = goal(scaler);
+    let all = in_namespace(&snapshot.horizontal_pod_autoscalers, &key.namespace);
+    let mut rivals: Vec<String> =
+        all.filter(|(_, other)| goal(other) == own).map(|(key, _)| format!("{}/{}", key.namespace, key.name)).collect();
+    if rivals.len() == 1 {
+        rivals.clear();
+    }
+    Some(Observed { scaler, target, pods, measured: &snapshot.measured, rivals })
 }
 
 fn target<'a>(snapshot: &'a Snapshot, scaler: &HorizontalPodAutoscaler, key: &ObjectKey) -> Result<Target<'a>, String> {
@@ -188,6 +204,10 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
         Wanted { replicas: most, reason: "Current number of replicas above Spec.MaxReplicas".into(), metrics: None }
     } else if current < least {
         Wanted { replicas: least, reason: "Current number of replicas below Spec.MinReplicas".into(), metrics: None }
+    } else if let Some(message) = ambiguous(o, target) {
+        d.events.push(Event::warning(&KIND, meta, "AmbiguousSelector", message.clone()));
+        say(&mut status, "ScalingActive", false, "AmbiguousSelector", &message);
+        Wanted { replicas: current, reason: String::new(), metrics: None }
     } else {
         match replicas::proposed(o, target, now, &mut d.events) {
             Ok(proposal) => {
@@ -227,6 +247,13 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
     }
     history.forget(spec, now);
     finish(o, d, &old, status, Some(history))
+}
+
+/// Why none of several autoscalers scales a target: they would undo each other's work for ever.
+fn ambiguous(o: &Observed, target: &Target) -> Option<String> {
+    let selector = Labels::from_typed(target.selector.as_ref()).map_or_else(|error| error, |all| all.to_string());
+    let all = o.rivals.join(" ");
+    (!o.rivals.is_empty()).then(|| format!("pods by selector {selector} are controlled by multiple HPAs: [{all}]"))
 }
 
 fn limit_conditions(status: &mut HorizontalPodAutoscalerStatus, limited: &Limited, now: Timestamp) {

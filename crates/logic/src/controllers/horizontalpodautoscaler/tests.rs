@@ -208,6 +208,23 @@ fn average_values_and_other_targets() {
     assert_eq!(custom.log.len(), before, "what was not answered yet is waited for");
 }
 
+/// Two that scale one set would undo each other's work for ever: neither does, and both say why.
+#[test]
+fn conformance_of_two_autoscalers_of_one_target_neither_scales() {
+    let mut world = world(2, &json!({}));
+    let mut other = world.get(&KIND, "default", "web");
+    other["kind"] = json!("HorizontalPodAutoscaler");
+    other["metadata"] = json!({ "namespace": "default", "name": "zweb", "generation": 1 });
+    world.put(other);
+    measure(&mut world, 0, &[100, 100]);
+    assert_eq!(size(&world), 2);
+    assert_eq!(condition(&world, "ScalingActive"), "False AmbiguousSelector");
+    assert!(told(&world, "pods by selector app=web are controlled by multiple HPAs: [default/web default/zweb]"));
+    world.remove(&KIND, &ObjectKey::new("default", "zweb"));
+    measure(&mut world, 15, &[100, 100]);
+    assert_eq!(size(&world), 4);
+}
+
 /// Whether an event or the status says so.
 fn told(world: &World, text: &str) -> bool {
     world_says(world, text) || world.events.iter().any(|event| event.contains(text))
