@@ -61,8 +61,11 @@ pub struct Found {
 pub fn check(store: &Store, start: &Origin) -> Result<Found, StartError> {
     // A namespace is the first of all objects.
     let is_made = store.count(b"/core/") > 0;
-    let row = store.get(ROW);
-    let noted = row.and_then(|row| Some((serde_json::from_slice::<Origin>(&row.value).ok()?, row.revision)));
+    // What cannot be read is not as good as missing: it would be noted anew as this start says (A10).
+    let read = |value: &[u8]| {
+        serde_json::from_slice::<Origin>(value).map_err(|error| StartError::OriginUnreadable(error.to_string()))
+    };
+    let noted = store.get(ROW).map(|row| Ok::<_, StartError>((read(&row.value)?, row.revision))).transpose()?;
     match &noted {
         // One whose first start came to nothing may still be made with what is right. (Where there are several servers,
         // another one may be about to make it.)
@@ -235,6 +238,16 @@ mod tests {
         assert_eq!(store.revision(), revision, "a start that changes nothing writes nothing");
         note(&store, &renewed).await.expect("a person meant it");
         check(&store, &origin()).expect("keys are another matter").may_have_ca(folder.path(), "sha256:b").expect("it");
+    }
+
+    #[test]
+    fn a10_what_a_cluster_was_made_with_is_not_noted_anew_where_it_cannot_be_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = open_store(folder.path(), &Expected::default(), 1, None, None).expect("opened");
+        namespace(&store);
+        let op = Op::Put { key: Bytes::from_static(ROW), value: Encoded::plain("{\"ca\":1}") };
+        store.commit_blocking(Txn { expect: vec![], ops: vec![op] }).expect("stored");
+        assert!(refused(&store, &origin()).contains("cannot be read"), "{}", refused(&store, &origin()));
     }
 
     #[tokio::test]

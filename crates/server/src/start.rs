@@ -203,6 +203,9 @@ pub enum StartError {
          ({hint})"
     )]
     Origin { option: &'static str, was: String, given: String, hint: &'static str },
+    /// What the cluster was made with is noted in no way that is known here.
+    #[error("what this cluster was made with cannot be read ({0}): is it a newer version's?")]
+    OriginUnreadable(String),
     /// Keys of the cluster are gone.
     #[error(
         "{folder} has not the keys of the cluster that the store holds ({missing}): bring that folder back from a \

@@ -34,8 +34,11 @@ use serde_json::{Value, json};
 
 use crate::decision::{Controller, Decision, Event, Verb, Write};
 use crate::measured::Measured;
-use crate::snapshot::{Change, Snapshot, in_namespace};
+use crate::snapshot::{Change, Index, Snapshot};
 use behavior::{History, Limited};
+
+/// So many autoscalers of one target are named where there are too many.
+const MOST_NAMED: usize = 16;
 
 /// Its line in the list.
 pub const CONTROLLER: Controller = Controller {
@@ -80,8 +83,16 @@ pub struct Observed<'a> {
     target: Result<Target<'a>, String>,
     pods: Vec<&'a Pod>,
     measured: &'a Measured,
-    /// All autoscalers of the target, where it has several: `namespace/name`.
+    /// The autoscalers of the target, where it has several: `namespace/name`, the first [`MOST_NAMED`].
     rivals: Vec<String>,
+}
+
+/// What an autoscaler scales, whatever version it names it in: group, kind and name.
+pub fn aim(scaler: &HorizontalPodAutoscaler) -> String {
+    let reference = &scaler.spec.scale_target_ref;
+    let version = reference.api_version.as_deref().unwrap_or("");
+    let group = version.split_once('/').map_or("", |(group, _)| group);
+    format!("{group}\0{}\0{}", reference.kind, reference.name)
 }
 
 /// The autoscaler at `key`.
@@ -94,16 +105,8 @@ pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'
         }
         None => Vec::new(),
     };
-    let goal = |scaler: &HorizontalPodAutoscaler| {
-        let reference = &scaler.spec.scale_target_ref;
-        let version = reference.api_version.as_deref().unwrap_or("");
-        let group = version.split_once('/').map_or("", |(group, _)| group);
-        (group.to_owned(), reference.kind.clone(), reference.name.clone())
-    };
-    let own = goal(scaler);
-    let all = in_namespace(&snapshot.horizontal_pod_autoscalers, &key.namespace);
-    let mut rivals: Vec<String> =
-        all.filter(|(_, other)| goal(other) == own).map(|(key, _)| format!("{}/{}", key.namespace, key.name)).collect();
+    let all = snapshot.indexes.get(Index::AutoscalersOf, &key.namespace, &aim(scaler));
+    let mut rivals: Vec<String> = all.take(MOST_NAMED).map(|key| format!("{}/{}", key.namespace, key.name)).collect();
     if rivals.len() == 1 {
         rivals.clear();
     }

@@ -380,22 +380,16 @@ mod tests {
         pod
     }
 
+    fn container(life: Life) -> ContainerFact {
+        let (name, image_id) = ("c".to_owned(), "i".to_owned());
+        ContainerFact { name, attempt: 0, image: String::new(), image_id, sandbox_made_at: None, user: None, life }
+    }
+
     fn agenda() -> Agenda {
         let mut agenda = Agenda::new(PodView::new(pod("1"), Vec::new()), false);
         agenda.view.apply(Fact::Sandbox(Sandbox::Ready { ip: None, made_at: Some(NOW) }), NOW);
         let life = Life::Running { since: NOW };
-        agenda.observe(
-            ContainerFact {
-                name: "c".to_owned(),
-                attempt: 0,
-                image: String::new(),
-                image_id: "i".to_owned(),
-                sandbox_made_at: None,
-                user: None,
-                life,
-            },
-            NOW,
-        );
+        agenda.observe(container(life), NOW);
         agenda
     }
 
@@ -417,18 +411,7 @@ mod tests {
             finished: NOW,
             message: None,
         };
-        agenda.observe(
-            ContainerFact {
-                name: "c".to_owned(),
-                attempt: 0,
-                image: String::new(),
-                image_id: "i".to_owned(),
-                sandbox_made_at: None,
-                user: None,
-                life,
-            },
-            NOW,
-        );
+        agenda.observe(container(life), NOW);
         agenda
     }
 

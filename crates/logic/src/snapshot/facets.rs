@@ -19,6 +19,7 @@ use mainstay_api::ObjectKey;
 use super::Snapshot;
 use super::index::{Facets, Index, Indexed};
 use crate::addresses::{service_of, sorted};
+use crate::controllers::horizontalpodautoscaler;
 use crate::definitions::Definition;
 use crate::nodes::is_ready;
 use crate::ownership::controller_of;
@@ -92,7 +93,12 @@ impl Indexed for ServiceCIDR {
 impl Indexed for CronJob {}
 impl Indexed for FlowSchema {}
 impl Indexed for PriorityLevelConfiguration {}
-impl Indexed for HorizontalPodAutoscaler {}
+impl Indexed for HorizontalPodAutoscaler {
+    fn facets(&self, facets: &mut Facets) {
+        let namespace = self.metadata.namespace.as_deref().unwrap_or("");
+        facets.add(Index::AutoscalersOf, namespace, &horizontalpodautoscaler::aim(self));
+    }
+}
 impl Indexed for Definition {}
 impl Indexed for ResourceQuota {}
 

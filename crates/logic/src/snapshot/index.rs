@@ -31,6 +31,10 @@ pub enum Index {
     AddressesOf,
     /// Pods with a required anti-affinity term: the term's namespace (`*` for any), `key\0value` as for selectors.
     AntiAffinity,
+    /// Autoscalers by what they scale: their namespace, [`horizontalpodautoscaler::aim`].
+    ///
+    /// [`horizontalpodautoscaler::aim`]: crate::controllers::horizontalpodautoscaler::aim
+    AutoscalersOf,
     /// Claims that name a volume: its name.
     ClaimsNaming,
     /// Unbound claims that are to be copies of something: its kind, its name.

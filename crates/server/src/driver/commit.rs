@@ -118,7 +118,9 @@ fn add<'w>(
 ) -> Option<Stop> {
     let (mut over, mut refused) = (BTreeSet::new(), 0);
     // As upstream: a definition's objects go with it whatever webhooks and policies say, whose servers may be gone.
-    let is_asked = controller != customresourcedefinition::CONTROLLER.name;
+    let goes_with_its_kind = |write: &Write| {
+        controller == customresourcedefinition::CONTROLLER.name && matches!(write, Write::Delete { .. })
+    };
     for (at, write) in part.decision.writes.iter().enumerate() {
         if done.count >= most || batch.is_full() {
             return Some(Stop::Full);
@@ -131,9 +133,11 @@ fn add<'w>(
         if over.contains(&group) {
             continue;
         }
-        match batch
-            .try_part(|batch| if is_asked { apply(batch, write) } else { batch.unasked(|batch| apply(batch, write)) })
-        {
+        let tried = batch.try_part(|batch| match goes_with_its_kind(write) {
+            true => batch.unasked(|batch| apply(batch, write)),
+            false => apply(batch, write),
+        });
+        match tried {
             Ok(()) => done.count += 1,
             // What comes after may have questions of its own: all are asked together.
             Err(_) if is_suspended(batch) => {}
