@@ -11,21 +11,62 @@ pub const OBJECT_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 pub fn published(row: &Row, path: &str, simple: bool) -> Option<Value> {
     let custom = row.custom.as_ref()?;
     let mut schema = custom.source();
+    // Old clients take the fields they see for all there are: what keeps unknown ones is published without any.
+    if simple && is_free(&schema) {
+        return Some(json!({ "type": "object" }));
+    }
     if simple {
         simplify(&mut schema, 0);
     }
+    embed(&mut schema, path, simple, 0);
     let fields = schema.as_object_mut()?;
-    let is_free = fields.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true)) && simple;
-    if is_free {
-        fields.remove("properties");
-    }
-    let properties = fields.entry("properties").or_insert_with(|| Value::Object(Map::new())).as_object_mut()?;
-    let text = |description: &str| json!({ "type": "string", "description": description });
-    properties.insert("apiVersion".to_owned(), text("Group and version of the schema of this object."));
-    properties.insert("kind".to_owned(), text("The kind of this object."));
-    properties.insert("metadata".to_owned(), json!({ "$ref": format!("{path}{OBJECT_META}") }));
+    add_header(fields, path, simple);
     fields.insert("type".to_owned(), "object".into());
     Some(schema)
+}
+
+fn is_free(schema: &Value) -> bool {
+    schema["x-kubernetes-preserve-unknown-fields"] == Value::Bool(true)
+}
+
+/// Puts what every object has among the schema's properties.
+fn add_header(schema: &mut Map<String, Value>, path: &str, simple: bool) {
+    let properties = schema.entry("properties").or_insert_with(|| Value::Object(Map::new()));
+    let Some(properties) = properties.as_object_mut() else { return };
+    let text = |description: &str| json!({ "type": "string", "description": description });
+    let metadata = "Name, namespace, labels, owners and what else every object has.";
+    properties
+        .insert("apiVersion".to_owned(), text("APIVersion defines by which version of which group to read this."));
+    properties.insert("kind".to_owned(), text("Kind says which of the group's types this object is of."));
+    let reference = json!({ "$ref": format!("{path}{OBJECT_META}") });
+    let mut described = if simple { reference } else { json!({ "allOf": [reference] }) };
+    described["description"] = metadata.into();
+    properties.insert("metadata".to_owned(), described);
+}
+
+/// Says of objects within the object (`x-kubernetes-embedded-resource`) what every object has. As upstream, not where
+/// OpenAPI 2 speaks of something that keeps unknown fields.
+fn embed(schema: &mut Value, path: &str, simple: bool, depth: usize) {
+    let is_embedded = schema["x-kubernetes-embedded-resource"] == Value::Bool(true) && !(simple && is_free(schema));
+    let Value::Object(fields) = schema else { return };
+    for name in ["items", "additionalProperties"] {
+        if let Some(below) = fields.get_mut(name).filter(|_| depth < MAX_DEPTH) {
+            embed(below, path, simple, depth + 1);
+        }
+    }
+    if let Some(Value::Object(properties)) = fields.get_mut("properties").filter(|_| depth < MAX_DEPTH) {
+        properties.values_mut().for_each(|below| embed(below, path, simple, depth + 1));
+    }
+    if is_embedded {
+        add_header(fields, path, simple);
+        let required = fields.entry("required").or_insert_with(|| json!([]));
+        let Value::Array(required) = required else { return };
+        for name in ["kind", "apiVersion"] {
+            if !required.iter().any(|known| known == name) {
+                required.push(name.into());
+            }
+        }
+    }
 }
 
 /// A schema nested deeper than this is cut off.
@@ -55,7 +96,16 @@ fn simplify(schema: &mut Value, depth: usize) {
             simplify(below, depth + 1);
         }
     }
-    if let Some(Value::Object(properties)) = fields.get_mut("properties") {
-        properties.values_mut().for_each(|below| simplify(below, depth + 1));
+    let Some(Value::Object(properties)) = fields.get_mut("properties") else { return };
+    // Old clients take null for missing.
+    let is_nullable = |schema: &Value| schema["nullable"] == Value::Bool(true);
+    let nullable: Vec<String> =
+        properties.iter().filter(|(_, below)| is_nullable(below)).map(|(name, _)| name.clone()).collect();
+    properties.values_mut().for_each(|below| simplify(below, depth + 1));
+    if let Some(Value::Array(required)) = fields.get_mut("required") {
+        required.retain(|name| name.as_str().is_none_or(|name| !nullable.iter().any(|known| known == name)));
+        if required.is_empty() {
+            fields.remove("required");
+        }
     }
 }

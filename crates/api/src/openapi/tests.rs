@@ -138,8 +138,12 @@ fn accept_header_of_old_kubectl() {
 
 /// A registry with one more kind, whose schema has this field.
 fn with_custom(field: &str) -> crate::Registry {
-    let schema = json!({ "type": "object", "properties": { "spec": { "type": "object", "properties": {
-        field: { "type": "string", "nullable": true, "default": "x" } } } } });
+    with_schema(&json!({ "type": "object", "properties": { "spec": { "type": "object", "properties": {
+        field: { "type": "string", "nullable": true, "default": "x" } } } } }))
+}
+
+/// A registry with one more kind, of this schema.
+fn with_schema(schema: &serde_json::Value) -> crate::Registry {
     let definition = json!({
         "metadata": { "annotations": { "a": "b" }, "resourceVersion": "7" },
         "spec": { "group": "x.io", "scope": "Namespaced", "names": { "kind": "Foo", "plural": "foos" },
@@ -168,4 +172,56 @@ fn custom_resources_are_in_every_form_of_the_documents() {
     assert!(document.base_mut()["definitions"]["io.x.v1.Foo"].is_null());
     document.base_mut()["definitions"]["other"] = json!(null);
     assert!(whole(&document)["definitions"]["other"].is_null());
+}
+
+/// What upstream publishes of it in version 2 and in version 3.
+fn published(schema: &serde_json::Value) -> [serde_json::Value; 2] {
+    let registry = with_schema(schema);
+    let mut own = whole(&v2(&registry))["definitions"]["io.x.v1.Foo"].take();
+    let mut new =
+        whole(&v3(&registry, "x.io", "v1").expect("a document"))["components"]["schemas"]["io.x.v1.Foo"].take();
+    [&mut own, &mut new].map(|schema| {
+        schema.as_object_mut().expect("a schema").remove("x-kubernetes-group-version-kind");
+        schema.take()
+    })
+}
+
+/// conformance: "works for CRD without validation schema", "… preserving unknown fields at the schema root". Old
+/// kubectl refuses every field that the schema does not name as soon as it names one.
+#[test]
+fn what_keeps_unknown_fields_is_published_to_old_clients_without_any() {
+    let free = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true,
+        "properties": { "a": { "type": "string" } } });
+    let [old, new] = published(&free);
+    assert_eq!(old, json!({ "type": "object" }));
+    assert_eq!(new["x-kubernetes-preserve-unknown-fields"], true);
+    assert_eq!(new["properties"]["a"]["type"], "string");
+    assert_eq!(
+        new["properties"]["metadata"]["allOf"][0]["$ref"].as_str().map(|path| path.contains("ObjectMeta")),
+        Some(true)
+    );
+}
+
+/// conformance: "works for CRD with validation schema" (`kubectl explain` of what every object has).
+#[test]
+fn what_every_object_has_is_explained_also_of_objects_within_objects() {
+    let schema = json!({ "type": "object", "required": ["spec"], "properties": {
+        "spec": { "type": "object", "required": ["kept", "empty"], "properties": {
+            "kept": { "type": "string" }, "empty": { "type": "string", "nullable": true },
+            "pod": { "type": "object", "x-kubernetes-embedded-resource": true, "properties": {} },
+            "any": { "type": "object", "x-kubernetes-embedded-resource": true,
+                "x-kubernetes-preserve-unknown-fields": true } } } } });
+    let [old, new] = published(&schema);
+    for published in [&old, &new] {
+        let version = &published["properties"]["apiVersion"]["description"];
+        assert!(version.as_str().is_some_and(|text| text.starts_with("APIVersion defines")), "{version}");
+        let pod = &published["properties"]["spec"]["properties"]["pod"];
+        assert_eq!(pod["properties"]["kind"]["type"], "string", "{pod}");
+        assert_eq!(pod["required"], json!(["kind", "apiVersion"]));
+        assert_eq!(published["required"], json!(["spec"]));
+    }
+    assert_eq!(old["properties"]["spec"]["required"], json!(["kept"]), "old clients take null for missing");
+    assert_eq!(new["properties"]["spec"]["required"], json!(["kept", "empty"]));
+    assert_eq!(old["properties"]["spec"]["properties"]["any"].get("properties"), None);
+    assert_eq!(new["properties"]["spec"]["properties"]["any"]["properties"]["kind"]["type"], "string");
 }

@@ -24,8 +24,10 @@ pub struct Refusal {
 pub struct Abilities {
     /// Names, or beginnings that end in `*`.
     pub unsafe_sysctls: Vec<String>,
-    /// The kernel enforces AppArmor or SELinux profiles.
+    /// The kernel enforces AppArmor profiles.
     pub has_apparmor: bool,
+    /// The kernel enforces SELinux labels. This node's containers get none: a pod that asks for one is refused here,
+    /// and taken where nothing enforces them, as upstream's runtimes do.
     pub has_selinux: bool,
     /// The kernel makes user namespaces.
     pub has_user_namespaces: bool,
@@ -88,8 +90,8 @@ fn unsupported(spec: &PodSpec, abilities: &Abilities) -> Option<String> {
     if security.is_some_and(|security| has_any(&security.windows_options)) {
         return Some("spec.securityContext.windowsOptions: this node runs Linux".to_owned());
     }
-    if !abilities.has_selinux && security.is_some_and(|security| has_any(&security.se_linux_options)) {
-        return Some("spec.securityContext.seLinuxOptions: SELinux is not enabled on the host".to_owned());
+    if abilities.has_selinux && security.is_some_and(|security| has_any(&security.se_linux_options)) {
+        return Some("spec.securityContext.seLinuxOptions: this node labels no processes".to_owned());
     }
     containers(spec).find_map(|container| unsupported_in(container, has_own_users, abilities))
 }
@@ -110,8 +112,8 @@ pub fn unsupported_in(container: &Container, has_own_users: bool, abilities: &Ab
         "procMount: without a user namespace of its own a container with all of /proc would have the host's"
     } else if has_any(&own.windows_options) {
         "windowsOptions: this node runs Linux"
-    } else if !abilities.has_selinux && has_any(&own.se_linux_options) {
-        "seLinuxOptions: SELinux is not enabled on the host"
+    } else if abilities.has_selinux && has_any(&own.se_linux_options) {
+        "seLinuxOptions: this node labels no processes"
     } else if own.app_armor_profile.as_ref().is_some_and(|profile| profile.type_ != "Unconfined") {
         "appArmorProfile: this node applies no profiles"
     } else {
@@ -282,7 +284,7 @@ mod tests {
             (json!({ "containers": [], "hostUsers": true }), None),
             (one(json!({ "procMount": "Unmasked" })), Some("PodFeatureUnsupported")),
             (one(json!({ "procMount": "Default", "seLinuxOptions": {}, "windowsOptions": {} })), None),
-            (one(json!({ "seLinuxOptions": { "level": "s0" } })), Some("PodFeatureUnsupported")),
+            (one(json!({ "seLinuxOptions": { "level": "s0" } })), None),
             (one(json!({ "windowsOptions": { "hostProcess": true } })), Some("PodFeatureUnsupported")),
             (one(json!({ "appArmorProfile": { "type": "RuntimeDefault" } })), Some("AppArmor")),
             (one(json!({ "appArmorProfile": { "type": "Unconfined" } })), None),
@@ -312,10 +314,14 @@ mod tests {
         let of_pod = |security: Value| json!({ "containers": [], "securityContext": security });
         let selinux = Abilities { has_selinux: true, has_apparmor: true, ..Abilities::default() };
         let (level, own) = (json!({ "level": "s0" }), json!({ "hostProcess": true }));
-        assert!(refused(of_pod(json!({ "seLinuxOptions": level })), &Abilities::default()).is_some());
-        assert_eq!(refused(of_pod(json!({ "seLinuxOptions": {} })), &Abilities::default()), None);
-        assert_eq!(refused(of_pod(json!({ "seLinuxOptions": level })), &selinux), None, "the host has it");
-        assert_eq!(refused(one(json!({ "seLinuxOptions": level })), &selinux), None);
+        assert_eq!(
+            refused(of_pod(json!({ "seLinuxOptions": level })), &Abilities::default()),
+            None,
+            "nothing to enforce"
+        );
+        assert_eq!(refused(of_pod(json!({ "seLinuxOptions": {} })), &selinux), None);
+        assert!(refused(of_pod(json!({ "seLinuxOptions": level })), &selinux).is_some(), "the kernel enforces others'");
+        assert!(refused(one(json!({ "seLinuxOptions": level })), &selinux).is_some());
         assert!(refused(of_pod(json!({ "windowsOptions": own })), &selinux).is_some());
         assert_eq!(refused(of_pod(json!({ "windowsOptions": {} })), &selinux), None);
         assert_eq!(refused(json!({ "containers": [], "resourceClaims": [] }), &selinux), None);
