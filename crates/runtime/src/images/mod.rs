@@ -8,6 +8,7 @@ pub mod fuzzing;
 #[cfg(test)]
 mod hostile_tests;
 pub(crate) mod overlay;
+mod partial;
 mod pull;
 mod reference;
 mod registry;

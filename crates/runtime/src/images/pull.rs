@@ -1,11 +1,10 @@
 //! Pulling from registries.
 
 use std::fs::File;
-use std::io::{self, Write};
-use std::path::Path;
 
 use super::archive::{digest_of, record};
 use super::blob::{Layer, short_layer};
+use super::partial::{Partial, Sink, unpacking, writing};
 use super::registry::{Descriptor, Manifest, Patience, Registry};
 use super::{Image, ImageError, ImageStore, Progress, ProgressFn, Reference, RegistryAuth};
 
@@ -16,7 +15,8 @@ const COMMIT_TRIES: usize = 3;
 
 impl ImageStore {
     /// Pulls an image from its registry: HTTPS, and plain HTTP only where the registry is on this machine's loopback.
-    /// What is there already is not fetched again. Nothing is kept of a pull that fails, but for whole layers.
+    /// What is there already is not fetched again. Of a pull that fails whole layers are kept, and for a day what came
+    /// of others: the next pull of that repository's layer asks for the rest.
     ///
     /// Limits: manifests 4 MiB, configs 8 MiB, layers 32 GiB compressed, 127 of them; a registry that says nothing for
     /// 60 s is given up, and one that sends a layer's bytes more slowly than 64 KiB in 60 s.
@@ -41,24 +41,29 @@ impl ImageStore {
     ) -> Result<Image, ImageError> {
         let failed = |why: String| ImageError::Pull { name: name.to_owned(), why };
         progress(Progress { step: "manifest".to_owned(), done_bytes: 0, total_bytes: None });
+        let repository = reference.name();
         let manifest = registry.manifest().await.map_err(failed)?;
         let config = registry.config(&manifest.config).await.map_err(failed)?;
-        let (mut record, diff_ids) = record(&config.bytes, &digest_of(&config.bytes)).map_err(failed)?;
-        drop(config);
+        let read = writing(move || record(&config.bytes, &digest_of(&config.bytes)));
+        let (mut record, diff_ids) = read.await.map_err(failed)?.map_err(failed)?;
         if diff_ids.len() != manifest.layers.len() {
             return Err(failed("its manifest and its config do not belong together".to_owned()));
         }
+        record.is_pulled = true;
         let tags: Vec<String> = reference.digest.is_none().then(|| reference.to_string()).into_iter().collect();
-        let digests: Vec<String> =
-            manifest.digests.iter().map(|digest| format!("{}@{digest}", reference.name())).collect();
+        let digests: Vec<String> = manifest.digests.iter().map(|digest| format!("{repository}@{digest}")).collect();
         for _ in 0..COMMIT_TRIES {
-            self.pull_layers(&mut registry, &manifest, &diff_ids, progress)
+            self.pull_layers(&mut registry, &repository, &manifest, &diff_ids, progress)
                 .await
                 .map_err(|error| failed(error.to_string()))?;
-            record.size = self.layers_size(&record.layers);
-            record.is_pulled = true;
-            if self.commit(&record, &tags, &digests)? {
-                return self.resolve(&record.id).ok_or_else(|| ImageError::NotFound(name.to_owned()));
+            let (store, mut record, tags, digests) = (self.clone(), record.clone(), tags.clone(), digests.clone());
+            let commit = move || {
+                record.size = store.layers_size(&record.layers);
+                let is_done = store.commit(&record, &tags, &digests)?;
+                Ok(is_done.then(|| store.resolve(&record.id).ok_or(ImageError::NotFound(record.id))))
+            };
+            if let Some(image) = unpacking(commit).await.map_err(failed)?? {
+                return image;
             }
         }
         Err(failed("its layers were removed while it was pulled".to_owned()))
@@ -67,6 +72,7 @@ impl ImageStore {
     async fn pull_layers(
         &self,
         registry: &mut Registry,
+        repository: &str,
         manifest: &Manifest,
         diff_ids: &[String],
         progress: ProgressFn<'_>,
@@ -80,13 +86,10 @@ impl ImageStore {
             if layer.size > MAX_LAYER {
                 return Err(failed(format!("its size of {} bytes cannot be", layer.size)));
             }
-            let work = self.workspace()?;
-            let path = work.path.join("blob");
             let step = format!("layer {} of {count}", index + 1);
-            fetch(registry, layer, &path, &step, progress).await.map_err(failed)?;
+            let blob = self.fetch(registry, repository, layer, &step, progress).await?;
             let (store, layer, diff_id) = (self.clone(), layer.clone(), diff_id.clone());
-            let unpacked = tokio::task::spawn_blocking(move || {
-                let _work = work;
+            let unpacked = unpacking(move || {
                 let info = Layer {
                     digest: Some(&layer.digest),
                     diff_id: &diff_id,
@@ -94,34 +97,57 @@ impl ImageStore {
                     count,
                     total_bytes: Some(layer.size),
                 };
-                store.ensure_layer(&info, &mut || Ok(Box::new(File::open(&path)?)), &mut |_| ())
+                let made = store.ensure_layer(&info, &mut || Ok(Box::new(File::open(&blob.path)?)), &mut |_| ());
+                // It is of its digest: what cannot be unpacked now never can, or is in the way on a full disk.
+                blob.discard();
+                made
             });
-            unpacked.await.map_err(|error| ImageError::Layer { digest: String::new(), why: error.to_string() })??;
+            unpacked.await.map_err(failed)??;
         }
         Ok(())
     }
-}
 
-/// Writes a layer down and tells how far it is.
-async fn fetch(
-    registry: &mut Registry,
-    layer: &Descriptor,
-    path: &Path,
-    step: &str,
-    progress: ProgressFn<'_>,
-) -> Result<(), String> {
-    /// How often progress is told: every so many bytes.
-    const STEP: u64 = 1 << 20;
-    let mut file = File::create(path).map_err(|error| format!("cannot write it down: {error}"))?;
-    let (mut done, mut told) = (0u64, 0u64);
-    let mut take = |bytes: &[u8]| -> io::Result<()> {
-        file.write_all(bytes)?;
-        done += bytes.len() as u64;
-        if done - told >= STEP || done == layer.size {
-            told = done;
-            progress(Progress { step: step.to_owned(), done_bytes: done, total_bytes: Some(layer.size) });
+    /// Writes a layer down, from where an earlier pull of it broke off, and tells how far it is.
+    async fn fetch(
+        &self,
+        registry: &mut Registry,
+        repository: &str,
+        layer: &Descriptor,
+        step: &str,
+        progress: ProgressFn<'_>,
+    ) -> Result<Partial, ImageError> {
+        let failed = |why: String| ImageError::Layer { digest: layer.digest.clone(), why };
+        let (store, of, digest, size) = (self.clone(), repository.to_owned(), layer.digest.clone(), layer.size);
+        let open = unpacking(move || Partial::open(&store, &of, &digest, size));
+        let partial = open.await.map_err(failed)??;
+        /// How often progress is told: every so many bytes.
+        const STEP: u64 = 1 << 20;
+        let mut next = 0;
+        let mut tell = |done: u64| {
+            if done >= next || done == size {
+                next = done + STEP;
+                progress(Progress { step: step.to_owned(), done_bytes: done, total_bytes: Some(size) });
+            }
+        };
+        let mut sink = Sink::new(partial, &mut tell);
+        let fetched = registry.layer(layer, &mut sink).await;
+        // What came is kept, whatever came between.
+        let written = sink.flush().await;
+        let partial = sink.into_partial().ok_or_else(|| failed("its file is lost".to_owned()))?;
+        match fetched.and(written) {
+            Ok(()) => Ok(partial),
+            Err(why) => {
+                let store = self.clone();
+                let swept = writing(move || {
+                    match partial.is_empty() {
+                        true => partial.discard(),
+                        false => drop(partial),
+                    }
+                    store.sweep_partial();
+                });
+                swept.await.map_err(failed)?;
+                Err(failed(why))
+            }
         }
-        Ok(())
-    };
-    registry.layer(layer, &mut take).await
+    }
 }

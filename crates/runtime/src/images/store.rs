@@ -8,6 +8,7 @@
 //!        l/<short id>/        a layer, unpacked as overlayfs wants it
 //!        leases/<id>.json     a container uses this image
 //!        tmp/                 what is being made; each part locked by its maker
+//!        partial/<hash>       what came of a layer whose pull broke off; locked by whoever goes on with it
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -77,13 +78,14 @@ fn remove(folder: &Path) -> io::Result<()> {
 impl ImageStore {
     /// Opens (and makes) `<data>/images`, and sweeps what an interrupted load left.
     pub fn open(root: &Path) -> Result<ImageStore, ImageError> {
-        for folder in ["records", "l", "leases", "tmp"] {
+        for folder in ["records", "l", "leases", "tmp", "partial"] {
             let path = root.join(folder);
             fs::create_dir_all(&path).map_err(ImageError::io(format!("cannot make {}", path.display())))?;
         }
         let root = root.canonicalize().map_err(ImageError::io(format!("cannot open {}", root.display())))?;
         let store = ImageStore { root: Arc::new(root), documents: Budget::new() };
         store.sweep()?;
+        store.sweep_partial();
         Ok(store)
     }
 
@@ -300,7 +302,7 @@ fn lease_name(dir: &Path) -> String {
     format!("{}.json", layout::short(&dir.to_string_lossy()))
 }
 
-fn flock(file: &File, how: i32) -> io::Result<()> {
+pub(super) fn flock(file: &File, how: i32) -> io::Result<()> {
     loop {
         // SAFETY: the descriptor is open.
         if unsafe { libc::flock(file.as_raw_fd(), how) } == 0 {

@@ -59,7 +59,11 @@ pub(super) async fn keep_room(kubelet: &Arc<Kubelet>, collection: &mut Collectio
     collection.last_look = Some(Instant::now());
     let (unused, images) = (unused(kubelet, collection).await, kubelet.images.clone());
     let freed = tokio::task::spawn_blocking(move || {
-        let wanted = excess(&images);
+        let mut wanted = excess(&images);
+        if wanted > 0 {
+            images.discard_partial();
+            wanted = excess(&images);
+        }
         let freed = if wanted > 0 { remove(&images, unused, wanted) } else { 0 };
         (wanted, freed)
     });
@@ -80,6 +84,7 @@ pub(super) async fn remove_unused(kubelet: &Arc<Kubelet>, collection: &mut Colle
     let runtime = kubelet.runtime.clone();
     let work = move || {
         runtime.discard_written();
+        images.discard_partial();
         remove(&images, unused, u64::MAX);
     };
     if let Err(error) = tokio::task::spawn_blocking(work).await {

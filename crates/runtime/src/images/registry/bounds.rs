@@ -19,6 +19,8 @@ pub const MAX_HEADERS: usize = 100;
 pub const MAX_REDIRECTS: usize = 5;
 /// Indexes may point to indexes: so deep.
 pub const MAX_NESTING: usize = 4;
+/// A layer whose connection breaks is gone on with so often, as long as each brought something.
+pub const MAX_RESUMPTIONS: usize = 5;
 /// Idle connections of one pull.
 pub const MAX_IDLE: usize = 4;
 /// Bytes that all pulls together hold of documents; the first of each document do not count, so that a few registries

@@ -11,23 +11,25 @@ mod tests;
 mod wire;
 
 use http::StatusCode;
-use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, LOCATION};
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
 use tokio::time::timeout;
 
 use self::auth::Challenge;
 pub use self::bounds::{Budget, Patience};
-use self::bounds::{MAX_MANIFEST, MAX_NESTING, MAX_REDIRECTS, MAX_REFUSAL, MAX_TOKEN, MAX_WORDS, Pace, Share};
-use self::wire::{Answer, Location, Wire};
+use self::bounds::{
+    MAX_MANIFEST, MAX_NESTING, MAX_REDIRECTS, MAX_REFUSAL, MAX_RESUMPTIONS, MAX_TOKEN, MAX_WORDS, Pace, Share,
+};
+use self::wire::{Answer, Location, Wanted, Wire};
 use super::archive::{MAX_DOCUMENT, digest_of, is_digest, is_this_platform};
+use super::partial::Sink;
 use super::{Reference, RegistryAuth};
 
 const MANIFESTS: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
      application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
 const ANYTHING: &str = "*/*";
-const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const JSON: &str = "application/json";
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 /// The host that serves what is named `docker.io/…`.
 const DOCKER_HUB: &str = "registry-1.docker.io";
 
@@ -83,6 +85,19 @@ fn read_manifest(bytes: &[u8]) -> Result<Found, String> {
         }
         Listed { config: Some(config), layers: Some(layers), .. } => Ok(Found::Image { config, layers }),
         Listed { .. } => Err("it is of an unsupported kind".to_owned()),
+    }
+}
+
+/// Why a layer did not come whole.
+enum Cut {
+    /// The connection ended: what is missing may come over another one.
+    Broken(String),
+    Refused(String),
+}
+
+impl From<String> for Cut {
+    fn from(why: String) -> Cut {
+        Cut::Refused(why)
     }
 }
 
@@ -162,7 +177,7 @@ impl Registry {
         let url = self.base.join(&format!("manifests/{name}"))?;
         let patience = self.patience.document;
         let read = async {
-            let mut answer = self.ask(&url, MANIFESTS).await?;
+            let mut answer = self.ask(&url, whole(MANIFESTS)).await?;
             let claimed = answer.header(&CONTENT_DIGEST).map(str::to_owned);
             let document = read_document(&mut answer, MAX_MANIFEST, &self.budget).await?;
             self.wire.keep(answer).await;
@@ -185,7 +200,7 @@ impl Registry {
         let length = length.ok_or_else(|| failed(format!("{} bytes are more than {MAX_DOCUMENT}", config.size)))?;
         let patience = self.patience.document;
         let read = async {
-            let mut answer = self.ask(&url, ANYTHING).await?;
+            let mut answer = self.ask(&url, whole(ANYTHING)).await?;
             let document = read_document(&mut answer, length, &self.budget).await.map_err(failed)?;
             self.wire.keep(answer).await;
             Ok(document)
@@ -201,36 +216,97 @@ impl Registry {
         Ok(document)
     }
 
-    /// Hands on a layer's bytes as they come; at the end they were as many, and of that digest, as the manifest says.
-    pub async fn layer(
-        &mut self,
-        layer: &Descriptor,
-        take: &mut (dyn FnMut(&[u8]) -> std::io::Result<()> + Send),
-    ) -> Result<(), String> {
+    /// Has a layer written down, from the byte on that is not there yet. A connection that breaks is gone on with, up
+    /// to 5 times. At the end the bytes are as many, and of that digest, as the manifest says; what earlier pulls left
+    /// may be what is wrong, so that all is asked for once more.
+    pub async fn layer(&mut self, layer: &Descriptor, sink: &mut Sink<'_>) -> Result<(), String> {
         let url = self.blob_url(layer)?;
-        let asked = timeout(self.patience.document, self.ask(&url, ANYTHING)).await;
-        let mut answer = asked.unwrap_or_else(|_| Err(too_slow(&url)))?;
-        let announced = content_length(&answer);
-        if let Some(other) = announced.filter(|length| *length != layer.size) {
-            return Err(format!("it has {other} bytes, the manifest says {}", layer.size));
+        let mut resumptions = 0;
+        let (mut is_pieced, mut may_begin_anew) = (sink.length() > 0, true);
+        loop {
+            let before = sink.length();
+            match self.rest_of(layer, &url, sink).await {
+                Ok(()) => {}
+                Err(Cut::Broken(_)) if sink.length() > before && resumptions < MAX_RESUMPTIONS => {
+                    (resumptions, is_pieced) = (resumptions + 1, true);
+                    continue;
+                }
+                Err(Cut::Broken(why) | Cut::Refused(why)) => return Err(why),
+            }
+            let actual = sink.digest().await?;
+            if actual == layer.digest {
+                return Ok(());
+            }
+            sink.begin_anew().await?;
+            if !is_pieced || !may_begin_anew {
+                return Err(format!("its digest is {actual}"));
+            }
+            (is_pieced, may_begin_anew) = (false, false);
         }
-        let (mut left, mut pace, mut digest) = (layer.size, Pace::new(self.patience), Sha256::new());
-        while let Some(bytes) = answer.chunk().await.map_err(|why| format!("Get \"{url}\": {why}"))? {
-            left = left
-                .checked_sub(bytes.len() as u64)
-                .ok_or_else(|| format!("it is longer than the {} bytes that the manifest says", layer.size))?;
-            digest.update(&bytes);
-            take(&bytes).map_err(|error| format!("cannot write it down: {error}"))?;
+    }
+
+    /// Asks for what is not there of a layer, and takes it.
+    async fn rest_of(&mut self, layer: &Descriptor, url: &Location, sink: &mut Sink<'_>) -> Result<(), Cut> {
+        if sink.length() == layer.size && layer.size > 0 {
+            return Ok(());
+        }
+        let mut answer = self.ask_for_rest(layer, url, sink).await?;
+        let mut left = layer.size - sink.length();
+        if let Some(other) = content_length(&answer).filter(|length| *length != left) {
+            return Err(Cut::Refused(format!(
+                "it has {} bytes, the manifest says {}",
+                sink.length().saturating_add(other),
+                layer.size
+            )));
+        }
+        let mut pace = Pace::new(self.patience);
+        while let Some(bytes) = answer.chunk().await.map_err(|why| Cut::Broken(format!("Get \"{url}\": {why}")))? {
+            left = left.checked_sub(bytes.len() as u64).ok_or_else(|| {
+                Cut::Refused(format!("it is longer than the {} bytes that the manifest says", layer.size))
+            })?;
+            sink.take(&bytes).await?;
             if left > 0 && !pace.took(bytes.len()) {
-                return Err(too_slow(&url));
+                return Err(Cut::Refused(too_slow(url)));
             }
         }
         if left > 0 {
-            return Err(format!("it ends {left} bytes before the {} that the manifest says", layer.size));
+            let why = format!("it ends {left} bytes before the {} that the manifest says", layer.size);
+            return Err(Cut::Broken(why));
         }
         self.wire.keep(answer).await;
-        let actual = format!("sha256:{:x}", digest.finalize());
-        if actual == layer.digest { Ok(()) } else { Err(format!("its digest is {actual}")) }
+        Ok(())
+    }
+
+    /// An answer that begins where the sink ends: who does not know ranges sends all, and then all is taken.
+    async fn ask_for_rest(&mut self, layer: &Descriptor, url: &Location, sink: &mut Sink<'_>) -> Result<Answer, Cut> {
+        loop {
+            let from = sink.length();
+            let asked = timeout(self.patience.document, self.ask(url, Wanted { accept: ANYTHING, from })).await;
+            let answer = asked.unwrap_or_else(|_| Err(too_slow(url))).map_err(Cut::Refused)?;
+            match answer.status() {
+                StatusCode::PARTIAL_CONTENT => {
+                    let range = answer.header(&CONTENT_RANGE).unwrap_or_default();
+                    return match is_rest(range, from, layer.size) {
+                        true => Ok(answer),
+                        false => Err(Cut::Refused(format!(
+                            "Get \"{url}\": asked for bytes {from} to the end of {}, it sends {:?}",
+                            layer.size,
+                            words(range)
+                        ))),
+                    };
+                }
+                StatusCode::RANGE_NOT_SATISFIABLE => {
+                    self.wire.keep(answer).await;
+                    sink.begin_anew().await?;
+                }
+                _ => {
+                    if from > 0 {
+                        sink.begin_anew().await?;
+                    }
+                    return Ok(answer);
+                }
+            }
+        }
     }
 
     fn blob_url(&self, blob: &Descriptor) -> Result<Location, String> {
@@ -240,25 +316,40 @@ impl Registry {
         self.base.join(&format!("blobs/{}", blob.digest))
     }
 
-    /// An answer with status 200. Who is asked for credentials shows them, once for each question: a token may have
-    /// expired under a long pull.
-    async fn ask(&mut self, url: &Location, accept: &str) -> Result<Answer, String> {
+    /// An answer with status 200, or one of those that [`Wanted::from`] may have. Who is asked for credentials shows
+    /// them, once for each question: a token may have expired under a long pull.
+    async fn ask(&mut self, url: &Location, wanted: Wanted) -> Result<Answer, String> {
         let authorization = self.authorization.clone();
-        let (answer, by) = self.follow(url, accept, authorization.as_ref()).await?;
+        let (answer, by) = self.follow(url, wanted, authorization.as_ref()).await?;
         if answer.status() != StatusCode::UNAUTHORIZED || by.origin != self.base.origin {
-            return self.accepted(answer, &by).await;
+            return self.accepted(answer, &by, wanted).await;
         }
         let Some(authorization) = self.authorize(answer.headers()).await? else {
-            return self.accepted(answer, &by).await;
+            return self.accepted(answer, &by, wanted).await;
         };
         self.wire.keep(answer).await;
         self.authorization = Some(authorization.clone());
-        let (answer, by) = self.follow(url, accept, Some(&authorization)).await?;
-        self.accepted(answer, &by).await
+        let (answer, by) = self.follow(url, wanted, Some(&authorization)).await?;
+        self.accepted(answer, &by, wanted).await
     }
 
-    async fn accepted(&self, answer: Answer, by: &Location) -> Result<Answer, String> {
-        if answer.status() == StatusCode::OK { Ok(answer) } else { Err(self.refusal(answer, by).await) }
+    async fn accepted(&self, answer: Answer, by: &Location, wanted: Wanted) -> Result<Answer, String> {
+        match answer.status() {
+            StatusCode::OK => Ok(answer),
+            StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE if wanted.from > 0 => Ok(answer),
+            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) if by.origin != self.base.origin => {
+                let said = read_refusal(answer, self.patience).await;
+                Err(with(
+                    format!(
+                        "pull access denied for {}: the registry leads to {by}, which answers {status}; the pull's \
+                         credentials are shown to the registry alone",
+                        self.reference.name()
+                    ),
+                    &said,
+                ))
+            }
+            _ => Err(self.refusal(answer, by).await),
+        }
     }
 
     /// What to show for a challenge; None where there is nothing that could be.
@@ -272,7 +363,7 @@ impl Registry {
         let realm = self.base.join(&realm)?;
         self.check_downgrade(&self.base, &realm)?;
         let url = realm.with_query(&auth::token_query(service.as_deref(), &self.reference.repository));
-        let (mut answer, by) = self.follow(&url, JSON, password.as_ref()).await?;
+        let (mut answer, by) = self.follow(&url, whole(JSON), password.as_ref()).await?;
         if answer.status() != StatusCode::OK {
             return Err(format!("failed to authorize: {}", self.refusal(answer, &by).await));
         }
@@ -286,12 +377,12 @@ impl Registry {
     async fn follow(
         &mut self,
         url: &Location,
-        accept: &str,
+        wanted: Wanted,
         authorization: Option<&HeaderValue>,
     ) -> Result<(Answer, Location), String> {
         let (mut at, mut authorization) = (url.clone(), authorization);
         for _ in 0..=MAX_REDIRECTS {
-            let answer = self.wire.get(&at, accept, authorization).await?;
+            let answer = self.wire.get(&at, wanted, authorization).await?;
             let is_redirected = matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308);
             let Some(to) = answer.header(&LOCATION).filter(|_| is_redirected) else { return Ok((answer, at)) };
             let to = at.join(to)?;
@@ -314,10 +405,10 @@ impl Registry {
     }
 
     /// Upstream's words for what a registry does not give.
-    async fn refusal(&self, mut answer: Answer, by: &Location) -> String {
+    async fn refusal(&self, answer: Answer, by: &Location) -> String {
         let status = answer.status();
-        let said = read_refusal(&mut answer, self.patience).await;
-        let with = |text: String| if said.is_empty() { text } else { format!("{text}: {said}") };
+        let said = read_refusal(answer, self.patience).await;
+        let with = |text: String| with(text, &said);
         match status {
             StatusCode::NOT_FOUND => with(format!("{}: not found", self.reference)),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => with(format!(
@@ -329,8 +420,27 @@ impl Registry {
     }
 }
 
+fn with(text: String, said: &str) -> String {
+    if said.is_empty() { text } else { format!("{text}: {said}") }
+}
+
+fn whole(accept: &'static str) -> Wanted {
+    Wanted { accept, from: 0 }
+}
+
 fn too_slow(url: &Location) -> String {
     format!("Get \"{url}\": i/o timeout: it comes too slowly")
+}
+
+/// Whether a `Content-Range` is from a byte to the end of so many (RFC 9110, 14.4).
+fn is_rest(range: &str, from: u64, size: u64) -> bool {
+    let parsed = || {
+        let (first, rest) = range.trim().strip_prefix("bytes ")?.trim().split_once('-')?;
+        let (last, all) = rest.split_once('/')?;
+        let is_all = all == "*" || all.parse() == Ok(size);
+        Some(is_all && first.parse() == Ok(from) && last.parse::<u64>().ok()?.checked_add(1)? == size)
+    };
+    parsed().unwrap_or(false)
 }
 
 fn content_length(answer: &Answer) -> Option<u64> {
@@ -357,7 +467,7 @@ async fn read_document(answer: &mut Answer, limit: usize, budget: &Budget) -> Re
 }
 
 /// What a refusal's body says, in a few words.
-async fn read_refusal(answer: &mut Answer, patience: Patience) -> String {
+async fn read_refusal(mut answer: Answer, patience: Patience) -> String {
     let mut bytes = Vec::new();
     let read = async {
         while let Ok(Some(chunk)) = answer.chunk().await {

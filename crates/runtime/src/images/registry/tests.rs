@@ -22,6 +22,8 @@ const TOO_MUCH: u64 = 128 << 20;
 #[derive(Clone)]
 enum Reply {
     Whole(String, Vec<u8>),
+    /// As much of it, then the connection ends.
+    Broken(String, Vec<u8>, usize),
     /// The same byte, until nobody takes it any more or [`TOO_MUCH`] was taken.
     Endless(String, u8),
     /// A byte now and then.
@@ -42,6 +44,7 @@ fn refused(status: &str, header: &str) -> Reply {
 struct Asked {
     path: String,
     authorization: Option<String>,
+    range: Option<String>,
 }
 
 type Answers = Arc<dyn Fn(&Asked) -> Reply + Send + Sync>;
@@ -111,11 +114,13 @@ fn read_request(reader: &mut impl BufRead) -> Option<Asked> {
         }
     }
     let path = lines.first()?.split(' ').nth(1)?.to_owned();
-    let authorization = lines.iter().find_map(|line| {
-        let (name, value) = line.split_once(": ")?;
-        name.eq_ignore_ascii_case("authorization").then(|| value.to_owned())
-    });
-    Some(Asked { path, authorization })
+    let header = |wanted: &str| {
+        lines.iter().find_map(|line| {
+            let (name, value) = line.split_once(": ")?;
+            name.eq_ignore_ascii_case(wanted).then(|| value.to_owned())
+        })
+    };
+    Some(Asked { path, authorization: header("authorization"), range: header("range") })
 }
 
 /// None where the connection is of no more use.
@@ -126,6 +131,11 @@ fn answer(writer: &mut impl Write, reply: Reply, sent: &AtomicU64) -> Option<()>
             writer.write_all(head.as_bytes()).and_then(|()| writer.write_all(&body)).ok()?;
             sent.fetch_add(body.len() as u64, Ordering::SeqCst);
             Some(())
+        }
+        Reply::Broken(head, body, length) => {
+            let head = format!("HTTP/1.1 {}\r\nContent-Length: {}\r\n\r\n", head.trim_end(), body.len());
+            writer.write_all(head.as_bytes()).and_then(|()| writer.write_all(&body[..length])).ok()?;
+            None
         }
         Reply::Endless(head, byte) => {
             let head = format!("HTTP/1.1 {}\r\nTransfer-Encoding: chunked\r\n\r\n", head.trim_end());
@@ -162,11 +172,16 @@ struct Good {
 }
 
 fn good() -> Good {
+    good_of(b"hello")
+}
+
+/// With a layer of one file with this content.
+fn good_of(content: &[u8]) -> Good {
     let mut tar = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
-    header.set_size(5);
+    header.set_size(content.len() as u64);
     header.set_mode(0o644);
-    tar.append_data(&mut header, "hello", b"hello".as_slice()).unwrap();
+    tar.append_data(&mut header, "hello", content).unwrap();
     let layer = tar.into_inner().unwrap();
     let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
     let config = json!({ "architecture": architecture, "os": "linux", "config": { "Cmd": ["/run"] },
@@ -513,6 +528,188 @@ fn x2_credentials_are_shown_to_nobody_else() {
     assert!(server.asked().iter().any(|asked| asked.authorization.is_some()));
     assert_eq!(elsewhere.asked().len(), 2);
     assert!(elsewhere.asked().iter().all(|asked| asked.authorization.is_none()), "{:?}", elsewhere.asked());
+}
+
+/// What the registry answers for its layer of 3 MB, by how often it was asked and from which byte on.
+fn layered(
+    answers: impl Fn(usize, Option<usize>, &[u8]) -> Reply + Send + Sync + 'static,
+) -> (Server, impl Fn(&Server) -> Vec<Option<String>>) {
+    let content: Vec<u8> = (0..3_000_000u32).map(|number| (number.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let good = good_of(&content);
+    let (layer, times) = (good.layer.clone(), AtomicUsize::new(0));
+    let path = layer.clone();
+    let server = Server::new(move |asked| {
+        if asked.path != path {
+            return good.answer(asked);
+        }
+        let range = asked.range.as_deref().map(|range| range.trim_start_matches("bytes=").trim_end_matches('-'));
+        let from = range.map(|from| from.parse().unwrap());
+        answers(times.fetch_add(1, Ordering::SeqCst), from, &good.files[&path])
+    });
+    let ranges = move |server: &Server| {
+        let asked = server.asked().into_iter().filter(|asked| asked.path == layer);
+        asked.map(|asked| asked.range).collect::<Vec<_>>()
+    };
+    (server, ranges)
+}
+
+fn rest(from: usize, bytes: &[u8]) -> Reply {
+    let range = format!("206 Part\r\nContent-Range: bytes {from}-{}/{}", bytes.len() - 1, bytes.len());
+    Reply::Whole(range, bytes[from..].to_vec())
+}
+
+fn breaks_off(bytes: &[u8], at: usize) -> Reply {
+    Reply::Broken("200 OK".to_owned(), bytes.to_vec(), at)
+}
+
+fn is_whole(puller: &Puller, image: &Image) -> bool {
+    let layers = puller.store.layer_dirs(&image.id).unwrap();
+    let kept = std::fs::read_dir(puller.store.root().join("partial")).unwrap().count();
+    std::fs::metadata(layers[0].join("hello")).unwrap().len() == 3_000_000 && kept == 0
+}
+
+#[test]
+fn x4_a_layer_that_breaks_off_is_gone_on_with_from_where_it_ended() {
+    let (server, ranges) = layered(|times, from, bytes| match (times, from) {
+        (0, None) => breaks_off(bytes, 1_000_000),
+        (1, Some(from)) => Reply::Broken(
+            format!("206 Part\r\nContent-Range: bytes {from}-{}/*", bytes.len() - 1),
+            bytes[from..].to_vec(),
+            500_000,
+        ),
+        (_, from) => rest(from.unwrap(), bytes),
+    });
+    let puller = Puller::new();
+    let image = puller.pull(&server.image()).unwrap();
+    assert!(is_whole(&puller, &image));
+    let expected = [None, Some("bytes=1000000-".to_owned()), Some("bytes=1500000-".to_owned())];
+    assert_eq!(ranges(&server), expected);
+    // Who brings nothing is not asked again and again, nor is who brings little each time.
+    for (length, most) in [(0, 1), (1, 6)] {
+        let (server, ranges) = layered(move |_, from, bytes| match from {
+            Some(from) => Reply::Broken(
+                format!("206 Part\r\nContent-Range: bytes {from}-{}/*", bytes.len() - 1),
+                bytes[from..].to_vec(),
+                length,
+            ),
+            None => breaks_off(bytes, length),
+        });
+        let error = Puller::new().fails(&server);
+        assert!(error.contains("EOF") || error.contains("ends"), "{error}");
+        assert_eq!(ranges(&server).len(), most);
+    }
+}
+
+#[test]
+fn x4_the_next_pull_goes_on_where_the_last_one_broke_off() {
+    let is_back = Arc::new(AtomicUsize::new(0));
+    let back = is_back.clone();
+    let (server, ranges) = layered(move |times, from, bytes| match (times, from) {
+        (0, _) => breaks_off(bytes, 2_000_000),
+        _ if back.load(Ordering::SeqCst) == 0 => refused("503 Later", ""),
+        (_, from) => rest(from.unwrap(), bytes),
+    });
+    let puller = Puller::new();
+    assert!(puller.fails(&server).contains("503"));
+    is_back.store(1, Ordering::SeqCst);
+    let image = puller.pull(&server.image()).unwrap();
+    assert!(is_whole(&puller, &image));
+    assert_eq!(ranges(&server)[2].as_deref(), Some("bytes=2000000-"));
+}
+
+#[test]
+fn x3_what_a_layer_is_gone_on_with_is_what_was_asked_for_or_nothing() {
+    // Who knows no ranges sends all of it, and so does who has none of that.
+    for status in ["200 OK", "416 No"] {
+        let (server, ranges) = layered(move |times, from, bytes| match (times, from) {
+            (0, _) => breaks_off(bytes, 1_000_000),
+            (_, Some(_)) if status != "200 OK" => refused(status, ""),
+            _ => ok(bytes.to_vec()),
+        });
+        let puller = Puller::new();
+        let image = puller.pull(&server.image()).unwrap();
+        assert!(is_whole(&puller, &image), "{status}");
+        assert!(ranges(&server).len() <= 3);
+    }
+    // Another range than was asked for is none, also where its length would do.
+    for range in ["bytes 0-1999999/3000000", "bytes 1000000-2000000/*", "bytes */3000000", "x", ""] {
+        let (server, _) = layered(move |times, from, bytes| match (times, from) {
+            (0, _) => breaks_off(bytes, 1_000_000),
+            (_, Some(from)) => Reply::Whole(format!("206 Part\r\nContent-Range: {range}"), bytes[from..].to_vec()),
+            _ => ok(bytes.to_vec()),
+        });
+        let error = Puller::new().fails(&server);
+        assert!(error.contains("asked for bytes 1000000 to the end of"), "{range}: {error}");
+    }
+    // The right range with wrong bytes: everything is asked for once more, and no more often.
+    for is_good_at_last in [true, false] {
+        let (server, ranges) = layered(move |times, from, bytes| match (times, from) {
+            (0, _) => breaks_off(bytes, 1_000_000),
+            (_, Some(from)) => {
+                let zeros = vec![0; bytes.len()];
+                rest(from, &zeros)
+            }
+            _ if is_good_at_last => ok(bytes.to_vec()),
+            _ => ok(vec![1; bytes.len()]),
+        });
+        let puller = Puller::new();
+        match puller.pull(&server.image()) {
+            Ok(image) => assert!(is_good_at_last && is_whole(&puller, &image)),
+            Err(error) => assert!(!is_good_at_last && error.contains("its digest is"), "{error}"),
+        }
+        assert_eq!(ranges(&server).len(), 3);
+    }
+}
+
+#[test]
+fn x2_who_is_redirected_to_asks_for_credentials_in_vain_and_that_is_said() {
+    let said = br#"{"errors":[{"code":"UNAUTHORIZED","message":"who are you"}]}"#;
+    let elsewhere =
+        Server::new(|_| Reply::Whole("401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"".into(), said.to_vec()));
+    let (port, good) = (elsewhere.port, good());
+    let layer = good.layer.clone();
+    let server = Server::new(move |asked| match asked.path.as_str() {
+        path if path == layer => refused("307 Away", &format!("Location: http://localhost:{port}/b?signature=1")),
+        _ if asked.authorization.is_none() => refused("401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"x\"", ""),
+        _ => good.answer(asked),
+    });
+    let error = Puller::with_password().fails(&server);
+    let expected = format!("the registry leads to http://localhost:{port}/b, which answers 401 Unauthorized");
+    assert!(error.contains(&expected) && error.ends_with("who are you"), "{error}");
+    assert!(!error.contains("signature"), "{error}");
+    assert_eq!(elsewhere.asked().len(), 1);
+    assert!(elsewhere.asked()[0].authorization.is_none());
+}
+
+#[test]
+fn v11_a_store_that_somebody_has_locked_holds_up_no_thread_of_the_runtime() {
+    let good = good();
+    let server = Server::new(move |asked| good.answer(asked));
+    let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let puller = Puller { tokio, ..Puller::new() };
+    let lock = std::fs::File::create(puller.store.root().join("lock")).unwrap();
+    nix::fcntl::Flock::lock(lock, nix::fcntl::FlockArg::LockExclusive).map_or_else(
+        |(_, error)| panic!("{error}"),
+        |held| {
+            let reference = Reference::parse(&server.image()).unwrap();
+            let registry = Registry::new(&reference, None, puller.patience, &Budget::new()).unwrap();
+            let mut progress = |_| ();
+            let name = server.image();
+            puller.tokio.block_on(async {
+                let pull = puller.store.pull_from(registry, &name, &reference, &mut progress);
+                // Whoever holds the lock lets it go on the runtime's one thread, once the layer was asked for.
+                let release = async {
+                    while server.asked().len() < 3 {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    drop(held);
+                };
+                let (pulled, ()) = tokio::join!(pull, release);
+                pulled.unwrap();
+            });
+        },
+    );
 }
 
 /// A registry behind TLS, and the proxy through which it is reached: `CONNECT registry.test:443`, then a tunnel.

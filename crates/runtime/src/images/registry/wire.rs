@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION, USER_AGENT};
+use http::header::{
+    ACCEPT, AUTHORIZATION, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHORIZATION, RANGE, USER_AGENT,
+};
 use http::uri::{Authority, Uri};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
@@ -168,6 +170,15 @@ impl Answer {
     }
 }
 
+/// What a GET asks for.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// Media types.
+    pub accept: &'static str,
+    /// From which byte on.
+    pub from: u64,
+}
+
 /// Where requests go out.
 pub struct Wire {
     proxies: Matcher,
@@ -192,21 +203,21 @@ impl Wire {
     pub async fn get(
         &mut self,
         to: &Location,
-        accept: &str,
+        wanted: Wanted,
         authorization: Option<&HeaderValue>,
     ) -> Result<Answer, String> {
         let failed = |why: String| format!("Get \"{to}\": {why}");
         // One that was kept may have been closed meanwhile: then another one is opened.
         if let Some(at) = self.idle.iter().position(|(origin, _)| *origin == to.origin) {
             let (_, sender) = self.idle.swap_remove(at);
-            if let Ok(answer) = self.send(sender, to, accept, authorization).await {
+            if let Ok(answer) = self.send(sender, to, wanted, authorization).await {
                 return Ok(answer);
             }
         }
         let opened = timeout(self.patience.connect, self.open(&to.origin)).await;
         let dial = || format!("dial tcp {}:{}: i/o timeout", to.origin.host, to.origin.port);
         let sender = opened.unwrap_or_else(|_| Err(dial())).map_err(failed)?;
-        self.send(sender, to, accept, authorization).await.map_err(failed)
+        self.send(sender, to, wanted, authorization).await.map_err(failed)
     }
 
     /// Takes back the connection of an answer of which nobody wants more, where little of it is left.
@@ -224,13 +235,16 @@ impl Wire {
         &self,
         mut sender: Sender,
         to: &Location,
-        accept: &str,
+        wanted: Wanted,
         authorization: Option<&HeaderValue>,
     ) -> Result<Answer, String> {
         let mut request = Request::get(to.target())
             .header(HOST, to.origin.authority())
             .header(USER_AGENT, concat!("mainstay/", env!("CARGO_PKG_VERSION")))
-            .header(ACCEPT, accept);
+            .header(ACCEPT, wanted.accept);
+        if wanted.from > 0 {
+            request = request.header(RANGE, format!("bytes={}-", wanted.from));
+        }
         if let Some(authorization) = authorization {
             request = request.header(AUTHORIZATION, authorization);
         }
