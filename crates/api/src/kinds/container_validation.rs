@@ -58,14 +58,32 @@ pub fn validate(container: &Field, init: bool, volumes: &BTreeSet<&str>, causes:
     security_validation::container(container, causes);
 }
 
+/// Rules of one container, and exit codes of one rule, as upstream.
+const MAX_RESTART_RULES: usize = 20;
+const MAX_EXIT_CODES: usize = 255;
+
 /// When it is restarted, also for being resized.
 fn restarts(container: &Field, causes: &mut Vec<Cause>) {
     container.get("restartPolicy").one_of(causes, &["Always", "Never", "OnFailure"]);
-    for rule in container.get("restartPolicyRules").items() {
+    let rules = container.get("restartPolicyRules");
+    if rules.len() > 0 && !container.get("restartPolicy").is_set() {
+        let path = container.get("restartPolicy").path;
+        causes.push(Cause::required(path, "must specify restartPolicy when restart rules are used"));
+    }
+    if rules.len() > MAX_RESTART_RULES {
+        causes.push(Cause::too_many(&rules.path, rules.len(), MAX_RESTART_RULES));
+    }
+    for rule in rules.items() {
         rule.get("action").need_one_of(causes, &["Restart", "RestartAllContainers"]);
         let codes = rule.get("exitCodes");
         if codes.is_set() {
             codes.get("operator").need_one_of(causes, &["In", "NotIn"]);
+            let values = codes.get("values");
+            if values.len() > MAX_EXIT_CODES {
+                causes.push(Cause::too_many(&values.path, values.len(), MAX_EXIT_CODES));
+            }
+        } else {
+            causes.push(Cause::required(&codes.path, "must be specified"));
         }
     }
     let (list, mut seen) = (container.get("resizePolicy"), BTreeSet::new());

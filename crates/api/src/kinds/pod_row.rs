@@ -86,6 +86,9 @@ fn summarize(pod: &Value) -> Summary {
         (summary.restarts, summary.last_restart) = of_sidecars;
         containers(pod, &status, &mut summary);
     }
+    if condition(pod, "AllContainersRestarting") == Some("True") {
+        summary.status = "RestartingAllContainers".to_owned();
+    }
     if crate::object::is_terminating(pod) {
         if reason == "NodeLost" {
             summary.status = "Unknown".to_owned();

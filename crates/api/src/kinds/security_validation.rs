@@ -265,6 +265,16 @@ mod tests {
             let seen = of(bad.clone());
             assert!(matches!(seen.as_slice(), [one] if one.contains("supported values")), "{bad}: {seen:?}");
         }
+        let rules = |rules: Value| of(json!({ "restartPolicy": "Never", "restartPolicyRules": rules }));
+        let one =
+            json!({ "action": "RestartAllContainers", "exitCodes": { "operator": "In", "values": vec![1; 255] } });
+        assert_eq!(rules(json!(vec![one.clone(); 20])), [""; 0]);
+        assert!(rules(json!(vec![one.clone(); 21]))[0].contains("must have at most 20 items"));
+        assert!(rules(json!([{ "action": "Restart" }]))[0].ends_with("exitCodes: Required value: must be specified"));
+        let many = json!({ "operator": "In", "values": vec![1; 256] });
+        assert!(rules(json!([{ "action": "Restart", "exitCodes": many }]))[0].contains("must have at most 255 items"));
+        let without = of(json!({ "restartPolicyRules": [one] }));
+        assert!(without[0].ends_with("Required value: must specify restartPolicy when restart rules are used"));
         let twice = json!({ "resizePolicy": [{ "resourceName": "cpu", "restartPolicy": "NotRequired" },
             { "resourceName": "cpu", "restartPolicy": "NotRequired" }] });
         assert_eq!(of(twice).len(), 1);

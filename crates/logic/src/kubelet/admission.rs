@@ -101,7 +101,7 @@ fn unsupported(spec: &PodSpec, abilities: &Abilities) -> Option<String> {
 pub fn unsupported_in(container: &Container, has_own_users: bool, abilities: &Abilities) -> Option<String> {
     let name = &container.name;
     let mut rules = container.restart_policy_rules.iter().flatten();
-    if let Some(rule) = rules.find(|rule| rule.action != "Restart") {
+    if let Some(rule) = rules.find(|rule| !matches!(&*rule.action, "Restart" | super::restart_all::ACTION)) {
         return Some(format!("container {name}: restartPolicyRules: this node has no action {}", rule.action));
     }
     if has_any(&container.volume_devices) {
@@ -299,7 +299,8 @@ mod tests {
             (json!({ "containers": [], "resources": { "limits": { "cpu": "1" }, "requests": { "cpu": "1" } } }), None),
             (json!({ "containers": [{ "name": "c", "restartPolicy": "Never" }] }), None),
             (rules("Restart"), None),
-            (rules("RestartAllContainers"), Some("PodFeatureUnsupported")),
+            (rules("RestartAllContainers"), None),
+            (rules("RestartNode"), Some("PodFeatureUnsupported")),
             (json!({ "containers": [], "initContainers": [{ "name": "c", "restartPolicy": "Always" }] }), None),
             (
                 json!({ "containers": [{ "name": "c", "volumeDevices": [{ "name": "v", "devicePath": "/dev/x" }] }] }),

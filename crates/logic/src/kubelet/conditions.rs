@@ -5,8 +5,8 @@ use k8s_openapi::api::core::v1::{PodCondition, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::containers::{Init, init_standings, is_sidecar};
-use super::resize;
 use super::view::{PodView, Sandbox};
+use super::{resize, restart_all};
 use crate::fencing;
 
 /// The conditions that the kubelet writes.
@@ -40,13 +40,15 @@ pub(super) fn conditions(
         Err(why) => Err(why.clone()),
     };
     let initialized =
-        if terminal == Some("PodCompleted") { Err(("PodCompleted", String::new())) } else { initialized(view) };
+        if terminal == Some("PodCompleted") { Err(("PodCompleted", String::new())) } else { initialized(view, before) };
     let verdicts = [sandbox, initialized, ready, containers_ready, Ok(())];
     let ours = OURS.iter().zip(verdicts).map(|(type_, verdict)| {
         let completed = *type_ == "Initialized" && terminal == Some("PodCompleted");
         condition(type_, verdict, completed, before, view.pod.metadata.generation, now)
     });
     let resizing = resizing(view, before, now);
+    let restarting = restarting(view, terminal, before, now);
+    let may_restart = restarting.is_some();
     // Once noted it stays, whatever this agent knows of it: the server may rely on it (S13).
     let deadline = view.deadline.filter(|seconds| fencing::noted(&view.pod) != Some(*seconds));
     let deadline = deadline.map(|seconds| fencing::condition(seconds, now));
@@ -58,11 +60,12 @@ pub(super) fn conditions(
     let is_ours = |type_: &str| {
         OURS.contains(&type_)
             || RESIZE.contains(&type_)
+            || (may_restart && type_ == restart_all::CONDITION)
             || (is_new && type_ == fencing::CONDITION)
             || (is_disrupted && type_ == DISRUPTION)
     };
     let foreign = before.iter().filter(|condition| !is_ours(&condition.type_)).cloned();
-    ours.chain(resizing).chain(deadline).chain(disruption).chain(foreign).collect()
+    ours.chain(resizing).chain(restarting).chain(deadline).chain(disruption).chain(foreign).collect()
 }
 
 /// What says that the pod ends although it did not want to.
@@ -80,6 +83,22 @@ fn resizing(view: &PodView, before: &[PodCondition], now: Timestamp) -> Option<P
         None => (in_progress, Ok(())),
     };
     Some(condition(type_, verdict, true, before, view.pod.metadata.generation, now))
+}
+
+/// Whether all containers are taken back to their beginning; nothing of pods where that cannot be.
+fn restarting(
+    view: &PodView,
+    terminal: Option<&'static str>,
+    before: &[PodCondition],
+    now: Timestamp,
+) -> Option<PodCondition> {
+    if !restart_all::is_possible(view) {
+        return None;
+    }
+    let is_restarting = terminal.is_none() && restart_all::is_under_way(view) && !restart_all::is_cleared(view);
+    let (reason, message) = if is_restarting { restart_all::STARTED } else { (terminal.unwrap_or_default(), "") };
+    let why = Err((reason, message.to_owned()));
+    Some(condition(restart_all::CONDITION, why, is_restarting, before, view.pod.metadata.generation, now))
 }
 
 /// One condition; its transition time moves only with its status.
@@ -105,7 +124,12 @@ fn condition(
     }
 }
 
-fn initialized(view: &PodView) -> Verdict {
+fn initialized(view: &PodView, before: &[PodCondition]) -> Verdict {
+    // What was initialized stays that, also when its init containers run again for all to be restarted.
+    let was = before.iter().any(|condition| condition.type_ == "Initialized" && condition.status == "True");
+    if was && restart_all::is_possible(view) {
+        return Ok(());
+    }
     let open: Vec<&str> = init_standings(view)
         .filter(|(_, standing)| *standing != Init::Done)
         .map(|(container, _)| container.name.as_str())

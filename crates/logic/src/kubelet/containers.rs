@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Container, ContainerRestartRule};
 use super::backoff::RESTART;
 use super::status::{LOST_CODE, attempts_before, recorded_status};
 use super::view::{ContainerFact, ImageState, Life, PodEvent, PodView, Sandbox};
-use super::{Action, KubeletDecision, PullPolicy, probes};
+use super::{Action, KubeletDecision, PullPolicy, probes, restart_all};
 use crate::Waiting;
 
 /// `mainstay://<pod uid>/<name>/<attempt>`, as statuses show it.
@@ -25,10 +25,10 @@ pub(super) fn restart_policy(view: &PodView) -> &str {
     view.spec().and_then(|spec| spec.restart_policy.as_deref()).unwrap_or("Always")
 }
 
-/// Whether a container that ended with `code` runs again: the first of its rules that is about this code says so, else
-/// its own policy, else the pod's.
+/// Whether a container that ended with `code` runs again by itself: the first of its rules that is about this code says
+/// so, else its own policy, else the pod's. Another action than `Restart` is not about the container alone.
 pub(super) fn restarts(view: &PodView, container: &Container, code: i32) -> bool {
-    if container.restart_policy_rules.iter().flatten().any(|rule| is_about(rule, code)) {
+    if rule_about(container, code).is_some_and(|rule| rule.action == "Restart") {
         return true;
     }
     match container.restart_policy.as_deref().unwrap_or_else(|| restart_policy(view)) {
@@ -38,7 +38,12 @@ pub(super) fn restarts(view: &PodView, container: &Container, code: i32) -> bool
     }
 }
 
-/// Whether a rule, whose action is `Restart`, is about this exit code.
+/// The first of a container's rules that is about this exit code.
+pub(super) fn rule_about(container: &Container, code: i32) -> Option<&ContainerRestartRule> {
+    container.restart_policy_rules.iter().flatten().find(|rule| is_about(rule, code))
+}
+
+/// Whether a rule is about this exit code.
 fn is_about(rule: &ContainerRestartRule, code: i32) -> bool {
     rule.exit_codes.as_ref().is_some_and(|codes| {
         let is_listed = codes.values.iter().flatten().any(|value| *value == code);
@@ -48,7 +53,7 @@ fn is_about(rule: &ContainerRestartRule, code: i32) -> bool {
 
 /// How a container's newest run ended, where it has. What the runtime does not know any more (`mainstay down`, a
 /// damaged record) stands in the API: what ran then was killed.
-fn ended(view: &PodView, name: &str) -> Option<i32> {
+pub(super) fn ended(view: &PodView, name: &str) -> Option<i32> {
     if let Some(latest) = view.latest(name) {
         return latest.exit().map(|(code, _)| code);
     }
@@ -259,10 +264,12 @@ pub(super) fn start(
 /// When the crash back-off of a container's newest, ended attempt is over, if that is in the future. Another image does
 /// not wait for it, as upstream.
 pub(super) fn crash_until(view: &PodView, container: &Container, now: Timestamp) -> Option<Timestamp> {
-    let latest = view.latest(&container.name).filter(|latest| !latest.is_of_another_image(container))?;
     let crash = view.memory.get(&container.name)?.crash?;
-    let (_, finished) = latest.exit()?;
-    let finished = finished.map(|finished| view.by_this_clock(latest, finished));
+    let finished = match view.latest(&container.name) {
+        Some(latest) if latest.is_of_another_image(container) => return None,
+        Some(latest) => latest.exit()?.1.map(|finished| view.by_this_clock(latest, finished)),
+        None => Some(restart_all::ended_before(view, &container.name)?),
+    };
     Some(crash.until(finished.unwrap_or(crash.updated), RESTART)).filter(|until| *until > now)
 }
 

@@ -28,6 +28,7 @@ pub mod pressure;
 mod probes;
 pub mod qos;
 mod resize;
+mod restart_all;
 #[cfg(test)]
 mod simulation;
 mod status;
@@ -206,7 +207,9 @@ fn stage(view: &PodView, now: Timestamp) -> Stage {
 /// Whether the pod has ended, by itself or by what the API says.
 fn is_finished(view: &PodView) -> bool {
     let recorded = view.pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(recorded, Some("Succeeded" | "Failed")) || view.refused.is_some() || status::is_complete(view)
+    matches!(recorded, Some("Succeeded" | "Failed"))
+        || view.refused.is_some()
+        || status::is_complete(view) && !restart_all::is_under_way(view)
 }
 
 /// When `activeDeadlineSeconds` ends the pod, counted from its startTime.
@@ -230,6 +233,9 @@ fn run(view: &PodView, now: Timestamp, decision: &mut KubeletDecision) {
     }
     if let Sandbox::Dead { since } = view.sandbox {
         return termination::after_sandbox_death(view, since, decision);
+    }
+    if restart_all::is_under_way(view) {
+        return restart_all::run(view, decision);
     }
     probes::run(view, now, &[ProbeKind::Startup, ProbeKind::Liveness, ProbeKind::Readiness], decision);
     termination::stop_condemned(view, decision);

@@ -84,13 +84,17 @@ impl World {
         match self.api.clone() {
             None => {
                 self.uids += 1;
+                // Of every second pod or so a failure of `a` takes all of them back to the beginning.
+                let all = json!([{ "action": "RestartAllContainers",
+                    "exitCodes": { "operator": "In", "values": [1] } }]);
+                let rules = if self.seed.0.is_multiple_of(2) { all } else { json!([]) };
                 let pod = json!({
                     "metadata": { "name": "web-0", "namespace": "default", "uid": format!("u{}", self.uids) },
                     "spec": {
                         "terminationGracePeriodSeconds": 5,
                         "initContainers": [{ "name": "init", "image": "i:1" }],
                         "containers": [{ "name": "a", "image": "i:1", "readinessProbe": { "exec": {},
-                            "periodSeconds": 1 } },
+                            "periodSeconds": 1 }, "restartPolicy": "Always", "restartPolicyRules": rules },
                             { "name": "b", "image": "i:1", "livenessProbe": { "exec": {}, "periodSeconds": 1,
                                 "failureThreshold": 1 } }],
                         "volumes": [{ "name": "v", "emptyDir": {} }],

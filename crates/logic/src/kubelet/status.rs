@@ -12,7 +12,7 @@ use super::admission::Refusal;
 use super::backoff::plus_seconds;
 use super::containers::{Init, container_id, crash_until, init_standings, is_over, is_replaced, is_sidecar, restarts};
 use super::view::{ContainerFact, ImageState, Life, PodEvent, PodView, Sandbox};
-use super::{Stage, conditions, probes, qos, resize};
+use super::{Stage, conditions, probes, qos, resize, restart_all};
 
 /// How long `ErrImagePull` stands before it becomes `ImagePullBackOff`.
 const PULL_ERROR_SECONDS: i64 = 2;
@@ -273,7 +273,8 @@ fn container_status(
         ..Default::default()
     };
     let Some(fact) = view.latest(name) else {
-        let runs = *stage == Stage::Live && (init || !is_over(view, container));
+        let is_due = init || !is_over(view, container) || restart_all::is_cleared(view);
+        let runs = *stage == Stage::Live && is_due;
         return unseen(view, status, runs, blocked(view, container, now).unwrap_or_else(default));
     };
     if !fact.image.is_empty() {
@@ -343,6 +344,7 @@ pub(super) fn attempts_before(view: &PodView, name: &str) -> u32 {
 fn ended_unseen(recorded: &ContainerStatus) -> ContainerState {
     match &recorded.state {
         Some(state) if state.terminated.is_some() => state.clone(),
+        Some(state) if state.waiting.is_some() => recorded.last_state.clone().unwrap_or_default(),
         _ => ContainerState { terminated: Some(lost(recorded.container_id.clone())), ..Default::default() },
     }
 }

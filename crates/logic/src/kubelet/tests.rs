@@ -12,6 +12,7 @@ mod clock;
 mod containers;
 mod endings;
 mod resizes;
+mod restart_all;
 mod statuses;
 
 /// One pod, a clock, and what the decisions said.

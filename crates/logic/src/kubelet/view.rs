@@ -650,9 +650,13 @@ impl PodView {
             Some((code, finished.map(|finished| self.by_this_clock(fact, finished))))
         };
         let ended = before.filter(|_| !is_another).map(of_now);
+        let forgotten = super::restart_all::ended_before(self, container).filter(|_| before.is_none());
         let memory = self.memory.entry(container.to_owned()).or_default();
         let crash = match ended {
-            None => memory.crash.filter(|_| !is_another),
+            None => match forgotten {
+                Some(finished) => Some(Backoff::next(memory.crash, finished, now, RESTART)),
+                None => memory.crash.filter(|_| !is_another),
+            },
             Some(exit) => {
                 let finished = exit.and_then(|(_, finished)| finished).unwrap_or(now);
                 Some(Backoff::next(memory.crash, finished, now, RESTART))
