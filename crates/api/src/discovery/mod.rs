@@ -154,7 +154,7 @@ fn proxy_options(kind: &Kind) -> &'static str {
 }
 
 /// What a subresource takes or answers, and its verbs: `(group, version, kind, verbs)`.
-fn subresource(kind: &Kind, subresource: Subresource) -> (&str, &str, &str, &'static [&'static str]) {
+pub(crate) fn subresource(kind: &Kind, subresource: Subresource) -> (&str, &str, &str, &'static [&'static str]) {
     match subresource {
         Subresource::Scale => ("autoscaling", "v1", "Scale", READ_WRITE),
         Subresource::Binding => ("", "v1", "Binding", &["create"]),

@@ -1,9 +1,12 @@
 //! The schemas of kinds, with the extensions that clients read.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
 use super::{Version, group_version_kind, paths};
 use crate::custom::published::{OBJECT_META, published};
+use crate::discovery::Review;
 use crate::kinds::{self, Kind};
 use crate::schema::list_keys::{self, FieldKeys, ListType};
 use crate::schema::raw;
@@ -12,11 +15,13 @@ const INT_OR_STRING: &str = "io.k8s.apimachinery.pkg.util.intstr.IntOrString";
 /// Any value at all, which clients are told by no type.
 const JSON: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSON";
 
-/// The schemas of these kinds and of all that they refer to, by definition name; `null` for custom resources, whose are
-/// [`of_custom`].
-pub(super) fn definitions(kinds: &[&Kind], version: Version) -> Map<String, Value> {
+/// The schemas of these kinds, of what is only posted, of what subresources take, and of all that they refer to, by
+/// definition name; `null` for custom resources, whose are [`of_custom`].
+pub(super) fn definitions(kinds: &[&Kind], reviews: &[&Review], version: Version) -> Map<String, Value> {
     let path = path(version);
-    let names: Vec<&str> = kinds.iter().map(|kind| &*kind.type_name).collect();
+    let passing = passing(kinds, reviews);
+    let names: Vec<&str> =
+        kinds.iter().map(|kind| &*kind.type_name).chain(passing.keys().map(String::as_str)).collect();
     let mut definitions = raw::definitions_of(&names, path);
     if kinds.iter().any(|kind| kind.custom.is_some()) && !definitions.contains_key(OBJECT_META) {
         let mut any = raw::definitions_of(&[&kinds::CONFIG_MAP.type_name], path);
@@ -26,8 +31,8 @@ pub(super) fn definitions(kinds: &[&Kind], version: Version) -> Map<String, Valu
     for (name, schema) in &mut definitions {
         let Value::Object(schema) = schema else { continue };
         decorate(name, schema, version);
-        let mut kinds =
-            kinds.iter().filter(|kind| kind.type_name == name.as_str()).map(|kind| group_version_kind(kind)).peekable();
+        let own = kinds.iter().filter(|kind| kind.type_name == name.as_str()).map(|kind| group_version_kind(kind));
+        let mut kinds = own.chain(passing.get(name).cloned()).peekable();
         if kinds.peek().is_some() {
             schema.insert("x-kubernetes-group-version-kind".to_owned(), kinds.collect());
             // k8s-openapi's types always have metadata; upstream's schemas do not ask for it.
@@ -48,6 +53,20 @@ pub(super) fn definitions(kinds: &[&Kind], version: Version) -> Map<String, Valu
         definitions.insert(paths::PATCH.to_owned(), json!({ "description": about, "type": "object" }));
     }
     definitions
+}
+
+/// The kinds of objects that pass through and are stored by no kind's row, by definition name.
+fn passing(kinds: &[&Kind], reviews: &[&Review]) -> BTreeMap<String, Value> {
+    let posted = reviews.iter().map(|review| (review.group, "v1", review.kind));
+    let of_subresources =
+        kinds.iter().flat_map(|kind| kind.subresources.iter().filter_map(|&sub| paths::own_kind(kind, sub)));
+    posted
+        .chain(of_subresources)
+        .map(|(group, version, kind)| {
+            let of_kind = json!({ "group": group, "kind": kind, "version": version });
+            (paths::type_name(group, version, kind), of_kind)
+        })
+        .collect()
 }
 
 /// The schema of a custom resource.

@@ -11,7 +11,7 @@ mod paths;
 
 use serde_json::{Map, Value, json};
 
-use crate::discovery;
+use crate::discovery::{self, Review};
 use crate::kinds::Kind;
 use crate::registry::Registry;
 
@@ -41,9 +41,10 @@ enum Version {
 /// `/openapi/v2`.
 pub fn v2(registry: &Registry) -> Document {
     let kinds: Vec<&Kind> = registry.all().iter().collect();
+    let reviews: Vec<&Review> = discovery::REVIEWS.iter().collect();
     let base = json!({
-        "swagger": "2.0", "info": info(), "paths": paths::paths(&kinds, Version::V2),
-        "definitions": definitions::definitions(&kinds, Version::V2),
+        "swagger": "2.0", "info": info(), "paths": paths::paths(&kinds, &reviews, Version::V2),
+        "definitions": definitions::definitions(&kinds, &reviews, Version::V2),
     });
     Document::new(base, &kinds, Version::V2)
 }
@@ -68,12 +69,14 @@ pub fn v3_index(registry: &Registry) -> Value {
 pub fn v3(registry: &Registry, group: &str, version: &str) -> Option<Document> {
     let of_group: Vec<&Kind> =
         registry.all().iter().filter(|kind| kind.group == group && kind.version == version).collect();
-    if of_group.is_empty() && !discovery::served_versions(registry).contains(&(group, version)) {
+    let is_own = |review: &&Review| (review.group, "v1") == (group, version);
+    let reviews: Vec<&Review> = discovery::REVIEWS.iter().filter(is_own).collect();
+    if of_group.is_empty() && reviews.is_empty() {
         return None;
     }
     let base = json!({
-        "openapi": "3.0.0", "info": info(), "paths": paths::paths(&of_group, Version::V3),
-        "components": { "schemas": definitions::definitions(&of_group, Version::V3) },
+        "openapi": "3.0.0", "info": info(), "paths": paths::paths(&of_group, &reviews, Version::V3),
+        "components": { "schemas": definitions::definitions(&of_group, &reviews, Version::V3) },
     });
     Some(Document::new(base, &of_group, Version::V3))
 }

@@ -225,3 +225,59 @@ fn what_every_object_has_is_explained_also_of_objects_within_objects() {
     assert_eq!(old["properties"]["spec"]["properties"]["any"].get("properties"), None);
     assert_eq!(new["properties"]["spec"]["properties"]["any"]["properties"]["kind"]["type"], "string");
 }
+
+/// The kinds that have a schema of this document: `group/version/kind`.
+fn explained(schemas: &Value) -> Vec<String> {
+    let text = |of: &Value, field: &str| of[field].as_str().expect("text").to_owned();
+    let schemas = schemas.as_object().expect("schemas").values();
+    let kinds = schemas.filter_map(|schema| schema["x-kubernetes-group-version-kind"].as_array()).flatten();
+    kinds.map(|of| format!("{}/{}/{}", text(of, "group"), text(of, "version"), text(of, "kind"))).collect()
+}
+
+/// The path of a listed resource of a group and version.
+fn path_of(prefix: &str, resource: &Value) -> String {
+    let namespace = if resource["namespaced"] == true { "/namespaces/{namespace}" } else { "" };
+    match resource["name"].as_str().expect("a name").split_once('/') {
+        None => format!("{prefix}{namespace}/{}", resource["name"].as_str().expect("a name")),
+        Some((plural, sub)) => format!("{prefix}{namespace}/{plural}/{{name}}/{sub}"),
+    }
+}
+
+#[test]
+fn conformance_all_that_discovery_lists_is_explained() {
+    let registry = crate::Registry::built_in();
+    let all = whole(&v2(&registry));
+    let in_v2 = explained(&all["definitions"]);
+    let mut posted = 0;
+    for (group, version) in discovery::served_versions(&registry) {
+        let own = whole(&v3(&registry, group, version).expect("a document"));
+        let in_v3 = explained(&own["components"]["schemas"]);
+        let prefix = if group.is_empty() { "/api/v1".to_owned() } else { format!("/apis/{group}/{version}") };
+        let list = discovery::api_resource_list(&registry, group, version).expect("a list");
+        for resource in list["resources"].as_array().expect("resources") {
+            let kind = resource["kind"].as_str().expect("a kind");
+            // What connections are made with is no object, here and upstream.
+            if kind.ends_with("Options") {
+                continue;
+            }
+            let (group, version) =
+                (resource["group"].as_str().unwrap_or(group), resource["version"].as_str().unwrap_or(version));
+            let wanted = format!("{group}/{version}/{kind}");
+            assert!(in_v3.contains(&wanted), "{} is {wanted}: not in version 3", resource["name"]);
+            assert!(in_v2.contains(&wanted), "{} is {wanted}: not in version 2", resource["name"]);
+            if resource["verbs"] != json!(["create"]) {
+                continue;
+            }
+            // kubectl finds a kind by its path.
+            posted += 1;
+            for document in [&own, &all] {
+                let operation = &document["paths"][path_of(&prefix, resource)]["post"];
+                assert_eq!(operation["x-kubernetes-group-version-kind"]["kind"], kind, "{resource}");
+            }
+        }
+    }
+    assert_eq!(posted, 10, "reviews and bindings, and what pods and service accounts have for posting");
+    // Upstream's clients do not have to send metadata.
+    let review = &all["definitions"]["io.k8s.api.authentication.v1.TokenReview"];
+    assert_eq!(review["required"], json!(["spec"]));
+}
