@@ -19,6 +19,8 @@ use crate::instruments::{self, Text};
 
 /// The Kubernetes level that is spoken.
 const VERSION: (&str, &str) = ("1", "37");
+/// The oldest level with which it gets on: the one before, as upstream.
+const COMPATIBLE: (&str, &str) = ("1", "36");
 
 /// What a client says beside the path.
 #[derive(Clone, Debug, Default)]
@@ -40,7 +42,7 @@ pub fn get(server: &Server, path: &str, asked: &Asked) -> Result<Response<Body>,
         return answer;
     }
     match path {
-        "/version" => return Ok(respond::json(200, version().to_string())),
+        "/version" => return Ok(respond::json(200, version())),
         "/.well-known/openid-configuration" => return Ok(issuer(server)),
         "/openid/v1/jwks" => {
             let keys = respond::json(200, server.tokens.key_set().to_string());
@@ -102,13 +104,44 @@ fn cached(mut response: Response<Body>) -> Response<Body> {
     response
 }
 
-fn version() -> Value {
-    json!({
-        "major": VERSION.0, "minor": VERSION.1, "gitVersion": format!("v{}.{}.0+mainstay-{}", VERSION.0, VERSION.1,
-            env!("CARGO_PKG_VERSION")),
-        "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
-        "goVersion": "", "compiler": "rustc", "platform": "linux/amd64",
-    })
+/// What `/version` says, in upstream's order.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Spoken {
+    major: &'static str,
+    minor: &'static str,
+    emulation_major: &'static str,
+    emulation_minor: &'static str,
+    min_compatibility_major: &'static str,
+    min_compatibility_minor: &'static str,
+    git_version: String,
+    git_commit: &'static str,
+    git_tree_state: &'static str,
+    build_date: &'static str,
+    go_version: &'static str,
+    compiler: &'static str,
+    platform: &'static str,
+}
+
+/// `/version`, indented as upstream prints it: people read it with `curl`.
+fn version() -> String {
+    let (major, minor) = VERSION;
+    let spoken = Spoken {
+        major,
+        minor,
+        emulation_major: major,
+        emulation_minor: minor,
+        min_compatibility_major: COMPATIBLE.0,
+        min_compatibility_minor: COMPATIBLE.1,
+        git_version: format!("v{major}.{minor}.0+mainstay-{}", env!("CARGO_PKG_VERSION")),
+        git_commit: "",
+        git_tree_state: "clean",
+        build_date: "1970-01-01T00:00:00Z",
+        go_version: "",
+        compiler: "rustc",
+        platform: "linux/amd64",
+    };
+    serde_json::to_string_pretty(&spoken).unwrap_or_default()
 }
 
 fn metrics(server: &Server) -> String {
@@ -252,6 +285,16 @@ mod tests {
             assert!(all.iter().any(|known| known == path), "{path}");
         }
         assert!(all.is_sorted() && !all.iter().any(|path| path.contains("//")), "{all:?}");
+    }
+
+    /// People read it with `curl`; newer clients look at the levels that are emulated.
+    #[test]
+    fn conformance_the_version_is_printed_as_upstream_prints_it() {
+        let head = "{\n  \"major\": \"1\",\n  \"minor\": \"37\",\n  \"emulationMajor\": \"1\",\n  \"emulationMinor\": \
+                    \"37\",\n  \"minCompatibilityMajor\": \"1\",\n  \"minCompatibilityMinor\": \"36\",\n  \
+                    \"gitVersion\": \"v1.37.0+mainstay-";
+        let text = version();
+        assert!(text.starts_with(head) && text.ends_with("\"platform\": \"linux/amd64\"\n}"), "{text}");
     }
 
     /// The hashes are upstream's: clients compare them with those that they have noted.
