@@ -1,7 +1,9 @@
 //! What nodes and pods use: asked of the nodes when somebody wants to know (`kubectl top`, the autoscaler), never else.
 //!
 //! A node's kubelet gives counters of CPU time; a rate is of two answers. The last answer of each node is kept, so who
-//! asks now and then gets the mean since; who asks for the first time waits a moment for a second answer.
+//! asks now and then gets the mean since; who asks for the first time waits a moment for a second answer. What began
+//! after the first answer has the mean since it began, as upstream's metrics-server has it for a fresh container (which
+//! leaves those out that are younger than ten seconds; here they are left out for one).
 
 mod adapters;
 pub mod feed;
@@ -52,7 +54,7 @@ pub struct NodeFigures {
     pub window: Duration,
     /// The whole machine.
     pub usage: Option<Usage>,
-    /// The containers of each pod, by its uid: those that ran all that time.
+    /// The containers of each pod, by its uid: those that ran all that time, or since they began.
     pub pods: BTreeMap<String, PodFigures>,
 }
 
@@ -223,10 +225,14 @@ impl<T> Drop for Aborting<T> {
 /// The rates between two answers.
 fn compare(first: &Summary, second: &Summary) -> Option<NodeFigures> {
     let of = |before: Option<&Measured>, now: &Measured| -> Option<(Usage, Timestamp, Duration)> {
-        let before = before.filter(|before| before.start_time == now.start_time)?;
-        let (old, new) = (before.cpu.as_ref()?, now.cpu.as_ref()?);
-        let window = Duration::try_from(new.time.duration_since(old.time)).ok().filter(|window| !window.is_zero())?;
-        let used = new.usage_core_nano_seconds.checked_sub(old.usage_core_nano_seconds)?;
+        let new = now.cpu.as_ref()?;
+        let before = before.filter(|before| before.start_time == now.start_time);
+        let (since, old) = match before.map(|before| before.cpu.as_ref()) {
+            Some(cpu) => cpu.map(|cpu| (cpu.time, cpu.usage_core_nano_seconds))?,
+            None => (began_lately(now, new.time)?, 0),
+        };
+        let window = Duration::try_from(new.time.duration_since(since)).ok().filter(|window| !window.is_zero())?;
+        let used = new.usage_core_nano_seconds.checked_sub(old)?;
         let cpu = u64::try_from(u128::from(used) * 1_000_000_000 / window.as_nanos()).unwrap_or(u64::MAX);
         Some((Usage { cpu, memory: now.memory.as_ref()?.working_set_bytes }, new.time, window))
     };
@@ -251,6 +257,14 @@ fn compare(first: &Summary, second: &Summary) -> Option<NodeFigures> {
         }
     }
     Some(NodeFigures { at, window, usage: Some(usage), pods })
+}
+
+/// When what was measured began, if that is neither too short ago for a rate nor so long ago that it says nothing about
+/// now.
+fn began_lately(measured: &Measured, now: Timestamp) -> Option<Timestamp> {
+    let began = mainstay_api::time::parse(measured.start_time.as_deref()?)?;
+    let age = Duration::try_from(now.duration_since(began)).ok()?;
+    (SETTLE..STALE).contains(&age).then_some(began)
 }
 
 /// Where the kubelet of a stored Node listens; `None` of one that does not say.
@@ -282,14 +296,36 @@ mod tests {
 
     #[test]
     fn rates_are_of_what_ran_all_the_time() {
-        let first = summary(0, 0, &[("a", "1", 100), ("b", "1", 100), ("c", "1", 900)]);
+        let first = summary(10, 0, &[("a", "1", 100), ("b", "1", 100), ("c", "1", 900)]);
         let second =
-            summary(10, 5_000_000_000, &[("a", "1", 1_000_000_100), ("b", "2", 200), ("c", "1", 1), ("d", "1", 1)]);
+            summary(20, 5_000_000_000, &[("a", "1", 1_000_000_100), ("b", "2", 200), ("c", "1", 1), ("d", "1", 1)]);
         let figures = compare(&first, &second).expect("figures");
         assert_eq!(figures.usage, Some(Usage { cpu: 500_000_000, memory: 4096 }));
         assert_eq!(figures.window, Duration::from_secs(10));
         let pod: Vec<_> = figures.pods["u"].containers.iter().collect();
         assert_eq!(pod, [(&"a".to_owned(), &Usage { cpu: 100_000_000, memory: 4096 })]);
         assert!(compare(&first, &first).is_none(), "no time has passed");
+    }
+
+    #[test]
+    fn what_began_since_the_last_look_is_shown_with_its_mean_since() {
+        let at = |second: i64| format!("2026-11-21T10:00:{second:02}Z");
+        let (new, again, old, just_now) = (at(16), at(12), "2026-11-21T09:00:00Z", at(20));
+        let first = summary(10, 0, &[("again", old, 7_000_000_000)]);
+        let second = summary(
+            20,
+            5_000_000_000,
+            &[
+                ("new", new.as_str(), 2_000_000_000),
+                ("again", again.as_str(), 800_000_000),
+                ("old", old, 9),
+                ("just-now", just_now.as_str(), 9),
+            ],
+        );
+        let figures = compare(&first, &second).expect("figures");
+        let pod = &figures.pods["u"];
+        let cpu: Vec<_> = pod.containers.iter().map(|(name, usage)| (name.as_str(), usage.cpu)).collect();
+        assert_eq!(cpu, [("again", 100_000_000), ("new", 500_000_000)]);
+        assert_eq!(pod.window, Duration::from_secs(8), "of the last one");
     }
 }
