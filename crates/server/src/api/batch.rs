@@ -20,6 +20,9 @@ use crate::convert::{self, Conversions};
 use crate::credentials::Open;
 use crate::dynamic::Session;
 
+/// See [`Batch::named_like`].
+const MAX_ALIKE: usize = 512;
+
 /// The work of one request or one decision, over a store that it reads and does not change.
 pub struct Batch<'a> {
     pub(super) store: &'a Store,
@@ -310,6 +313,27 @@ impl<'a> Batch<'a> {
             .range(&key::prefix(kind, namespace), None, usize::MAX, None)
             .map_err(|error| Status::internal(error.to_string()))?;
         page.entries.iter().map(|entry| codec::decode(&entry.value)).collect()
+    }
+
+    /// The name of an object in a namespace whose name begins and ends like this, as this batch has it. Among many that
+    /// begin so only [`MAX_ALIKE`] are looked at.
+    pub fn named_like(&self, kind: &Kind, namespace: &str, begin: &str, end: &str) -> Option<String> {
+        let prefix = key::object(kind, namespace, begin);
+        let is_one = |key: &&Bytes| key.ends_with(end.as_bytes());
+        let name = |key: &Bytes| key::name_in(key).map(str::to_owned);
+        let own = self.known.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
+        let own = own.filter(|(key, known)| is_one(key) && matches!(known.written, Some(Some(_))));
+        if let Some((key, _)) = own.last() {
+            return name(key);
+        }
+        let page = self.store.range(&prefix, None, MAX_ALIKE, Some(self.store.revision())).ok()?;
+        let mut stored = page.entries.iter().rev().map(|entry| &entry.key).filter(is_one);
+        stored.find(|key| self.is_taken(key)).and_then(name)
+    }
+
+    /// How many writes are in the batch.
+    pub fn written(&self) -> usize {
+        self.txn.ops.len()
     }
 
     /// The names of a namespace's objects of a kind, with those that this batch makes and without those it takes away.

@@ -59,6 +59,11 @@ pub fn parse(registry: &Registry, key: &[u8]) -> Option<(Kind, ObjectKey)> {
     Some((kind.clone(), ObjectKey::new(namespace, name)))
 }
 
+/// The name in an object's key.
+pub fn name_in(key: &[u8]) -> Option<&str> {
+    std::str::from_utf8(key).ok()?.rsplit_once('/').map(|(_, name)| name)
+}
+
 /// The key that is taken by whoever has this Service address. It exists as long as the Service does, in the same
 /// transactions, so no two Services can get one address, whatever they have read before.
 pub fn cluster_ip(address: &str) -> Bytes {

@@ -1,4 +1,8 @@
 //! Events for people: one object per thing that is told, counted up when it is told again, gone after an hour.
+//!
+//! An Event's name is that of its object, when it was told first (as upstream's, so that those of one second are listed
+//! in order), and a mark of what is told. By that mark it is found when the same is told again, also by a server that
+//! was started since or leads since: nothing about Events is kept in memory but when they go.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +11,7 @@ use mainstay_api::{ObjectKey, kinds, object};
 use mainstay_logic::Event;
 use serde_json::{Value, json};
 
-use crate::api::{self, Batch, Part, key};
+use crate::api::{self, Batch, Part};
 
 /// How long an Event is kept after it was last told (upstream's default).
 const TTL: SignedDuration = SignedDuration::from_hours(1);
@@ -17,6 +21,12 @@ const MAX_EVENTS: usize = 5000;
 const MAX_EXPIRED: usize = 64;
 /// Longer messages are cut, in characters (upstream's limit).
 const MAX_MESSAGE: usize = 1024;
+/// The longest name of an Event.
+const MAX_NAME: usize = 253;
+/// Characters of a time in a name: nanoseconds since 1970 in hex, of one length from 2006 to 2554.
+const TIME: usize = 16;
+/// Bytes of what a name ends in.
+const MARK: usize = 5;
 /// After this many repeats, an Event that comes again within [`QUIET`] is not written again.
 const LOUD: i64 = 10;
 /// See [`LOUD`].
@@ -26,11 +36,14 @@ const QUIET: SignedDuration = SignedDuration::from_secs(10);
 pub fn record(batch: &mut Batch<'_>, controller: &'static str, event: &Event) {
     let namespace = if event.key.namespace.is_empty() { "default" } else { &event.key.namespace };
     let message: String = event.message.chars().take(MAX_MESSAGE).collect();
-    let name = name_of(controller, event, &message);
+    let (begin, mark) = (beginning(&event.key.name), mark(controller, event, &message));
     let now = mainstay_api::time::rfc3339(batch.now);
-    let written = if batch.has(key::object(&kinds::EVENT, namespace, &name)) {
+    let written = if let Some(name) = batch.named_like(&kinds::EVENT, namespace, &begin, &mark) {
         repeat(batch, namespace, &name, &now)
     } else {
+        // What one decision tells is told at one instant, and in order.
+        let told = u128::try_from(batch.now.as_nanosecond()).unwrap_or(0).saturating_add(batch.written() as u128);
+        let name = format!("{begin}{told:016x}{mark}");
         let fresh = json!({
             "metadata": { "name": name },
             "involvedObject": {
@@ -65,13 +78,19 @@ fn repeat(batch: &mut Batch<'_>, namespace: &str, name: &str, now_text: &str) ->
     api::patch(batch, &kinds::EVENT, namespace, name, Part::Main, &change).map(|_| ())
 }
 
-/// The same for the same thing told: `web.17f3a9…`.
-fn name_of(controller: &str, event: &Event, message: &str) -> String {
+/// What the names of an object's Events begin with.
+fn beginning(object: &str) -> String {
+    let most = MAX_NAME - 1 - TIME - 2 * MARK;
+    let shortened = object.get(..most.min(object.len())).unwrap_or("");
+    format!("{}.", shortened.trim_end_matches(['.', '-']))
+}
+
+/// The same for the same thing told.
+fn mark(controller: &str, event: &Event, message: &str) -> String {
     let parts =
         [controller, &*event.kind.kind, &event.key.namespace, &event.key.name, &event.uid, event.reason, message];
     let hash = ring::digest::digest(&ring::digest::SHA256, parts.join("\0").as_bytes());
-    let hex: String = hash.as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-    format!("{}.{hex}", event.key.name)
+    hash.as_ref().iter().take(MARK).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// When each Event goes.

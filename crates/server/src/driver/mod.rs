@@ -8,7 +8,7 @@
 //! decision is writing ([`flights`]), so no controller acts twice on what it has not yet seen itself do.
 
 mod commit;
-mod events;
+pub(crate) mod events;
 mod flights;
 mod queue;
 mod refusal;

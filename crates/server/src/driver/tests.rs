@@ -233,6 +233,51 @@ fn an_event_that_repeats_is_counted_and_goes_after_an_hour() {
     assert_eq!(counts(), [] as [i64; 0]);
 }
 
+/// `kubectl get events` lists by name, and `describe` by the second: what was told first comes first, also after what a
+/// server before this one told, and the same is the same Event.
+#[test]
+fn conformance_events_of_one_second_are_listed_as_they_were_told() {
+    const TOLD: [&str; 7] = ["pulling", "pulled", "created", "started", "killing", "pulling again", "and then"];
+    fn told(key: &ObjectKey, messages: &[&str]) -> Decision {
+        let event = |message: &&str| mainstay_logic::Event {
+            kind: kinds::CONFIG_MAP.clone(),
+            key: key.clone(),
+            uid: "u".to_owned(),
+            warning: false,
+            reason: "Told",
+            message: (*message).to_owned(),
+        };
+        Decision { events: messages.iter().map(event).collect(), ..Decision::default() }
+    }
+    const fn tells(reconcile: fn(&Snapshot, &ObjectKey, Timestamp) -> Decision) -> [Controller; 1] {
+        [Controller { name: "tells", permits: &[], reads: &["*"], keys: config_maps, reconcile, many: None }]
+    }
+    static SIX: &[Controller] = &tells(|_, key, _| told(key, &TOLD[..6]));
+    static SEVEN: &[Controller] = &tells(|_, key, _| told(key, &TOLD));
+    let cluster = Cluster::new();
+    let long = "l".repeat(253);
+    cluster.create(&kinds::CONFIG_MAP, config_map("a")).expect("created");
+    cluster.create(&kinds::CONFIG_MAP, config_map(&long)).expect("created");
+    let told = |of: &str| -> Vec<(String, i64)> {
+        let prefix = format!("/core/events/default/{of}");
+        let events = cluster.api.store.range(prefix.as_bytes(), None, 100, None).expect("listed").entries;
+        let event = |entry: &mainstay_store::Entry| {
+            let event: Value = serde_json::from_slice(&entry.value).expect("JSON");
+            (event["message"].as_str().expect("a message").to_owned(), event["count"].as_i64().expect("a count"))
+        };
+        events.iter().map(event).collect()
+    };
+    let times = |counts: &[i64]| -> Vec<(String, i64)> {
+        TOLD.iter().zip(counts).map(|(message, count)| ((*message).to_owned(), *count)).collect()
+    };
+    run(&cluster, SIX);
+    assert_eq!((told("a."), told("lll")), (times(&[1; 6]), times(&[1; 6])));
+    // Another server, which has seen none of it.
+    run(&cluster, SEVEN);
+    let counts = [2, 2, 2, 2, 2, 2, 1];
+    assert_eq!((told("a."), told("lll")), (times(&counts), times(&counts)));
+}
+
 /// A Namespace on its way out with this in it, and what is left of it all when the controllers are at rest.
 fn deleted_with<'a>(content: impl IntoIterator<Item = (&'a Kind, Value)>) -> (Cluster, Driver) {
     deleted_within(TxnLimits::EMBEDDED, content)
