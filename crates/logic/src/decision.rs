@@ -313,6 +313,15 @@ impl Decision {
     }
 }
 
+/// Where among `count` things a decision begins that takes `most` of them. Those that it took before may be refused for
+/// as long as a policy stands, and then they keep nothing that comes after them: it is another part each time.
+pub fn turn(count: usize, most: usize, now: Timestamp) -> usize {
+    let turns = u64::try_from(count.div_ceil(most.max(1))).unwrap_or(u64::MAX).max(1);
+    // The times at which it is asked may be multiples of anything.
+    let mixed = now.as_millisecond().unsigned_abs().wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    usize::try_from(mixed % turns).unwrap_or(0).saturating_mul(most)
+}
+
 /// What a controller may do, enforced by the driver.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verb {

@@ -50,12 +50,19 @@ pub fn arrange(
         existing.entry(group_of(slice)).or_default().push(slice);
     }
     let mut names = Names { owner, all, next: 0 };
+    let mut fresh = Vec::new();
     for (group, endpoints) in wanted {
         let slices = existing.remove(&group).unwrap_or_default();
-        pack(decision, &group, endpoints, &slices, &mut names);
+        fresh.extend(pack(decision, &group, endpoints, &slices, &mut names));
     }
-    let stale = existing.values().flatten();
-    decision.writes.extend(stale.map(|slice| Write::delete(&kinds::ENDPOINT_SLICE, &slice.metadata)));
+    let stale: Vec<Write> =
+        existing.values().flatten().map(|slice| Write::delete(&kinds::ENDPOINT_SLICE, &slice.metadata)).collect();
+    // A slice that may not be written keeps no other, but what replaces a slice is there before that goes.
+    if fresh.is_empty() || stale.is_empty() {
+        fresh.into_iter().chain(stale).for_each(|write| decision.push_apart(write));
+    } else {
+        decision.apart(|decision| decision.writes.extend(fresh.into_iter().chain(stale)));
+    }
 }
 
 /// Whether a slice is written by this controller.
@@ -75,14 +82,15 @@ fn group_of(slice: &EndpointSlice) -> Group {
 }
 
 /// Puts a group's endpoints into slices: each stays where it is, new ones fill the slices in order of name, what is
-/// left over gets slices of its own, and slices that become empty go (but for the last one of the group).
+/// left over gets slices of its own, and slices that become empty go (but for the last one of the group). What makes
+/// slices is given back.
 fn pack(
     decision: &mut Decision,
     group: &Group,
     mut endpoints: Endpoints,
     slices: &[&EndpointSlice],
     names: &mut Names,
-) {
+) -> Vec<Write> {
     let mut contents: Vec<Vec<Endpoint>> = Vec::new();
     for slice in slices {
         let stays =
@@ -106,18 +114,16 @@ fn pack(
             break;
         }
     }
-    for content in fresh {
-        decision.writes.push(create(names.owner, group, &content, names.take()));
-    }
     let all_empty = contents.iter().all(Vec::is_empty);
     for (index, (slice, content)) in slices.iter().zip(contents).enumerate() {
         let placeholder = all_empty && index == 0;
         if content.is_empty() && !placeholder {
-            decision.writes.push(Write::delete(&kinds::ENDPOINT_SLICE, &slice.metadata));
+            decision.push_apart(Write::delete(&kinds::ENDPOINT_SLICE, &slice.metadata));
         } else if let Some(patch) = difference(names.owner, slice, &content) {
-            decision.writes.push(Write::patch(&kinds::ENDPOINT_SLICE, &slice.metadata, patch));
+            decision.push_apart(Write::patch(&kinds::ENDPOINT_SLICE, &slice.metadata, patch));
         }
     }
+    fresh.iter().map(|content| create(names.owner, group, content, names.take())).collect()
 }
 
 /// What makes an endpoint the same one: its address and its pod.

@@ -163,7 +163,8 @@ impl<'a> Observed<'a> {
 
 /// One step of the Deployment.
 pub fn decide(o: &Observed, now: Timestamp) -> Decision {
-    let mut d = Decision { writes: o.ownership.clone(), ..Decision::default() };
+    let mut d = Decision::default();
+    o.ownership.iter().for_each(|write| d.push_apart(write.clone()));
     if !d.writes.is_empty() {
         return d;
     }

@@ -74,7 +74,7 @@ fn decide(observed: &Observed, _now: Timestamp) -> Decision {
     let own = observed.service.filter(|service| selector(service).is_none() && !is_terminating(&service.metadata));
     let Some(endpoints) = observed.endpoints.filter(|endpoints| own.is_some() && is_mirrored(endpoints)) else {
         let slices = observed.slices.iter().filter(|slice| !is_terminating(&slice.metadata));
-        decision.writes.extend(slices.map(|slice| Write::delete(&kinds::ENDPOINT_SLICE, &slice.metadata)));
+        slices.for_each(|slice| decision.push_apart(Write::delete(&kinds::ENDPOINT_SLICE, &slice.metadata)));
         return decision;
     };
     let mut wanted: BTreeMap<Group, slices::Endpoints> = BTreeMap::new();

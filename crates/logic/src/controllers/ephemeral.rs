@@ -88,7 +88,7 @@ fn decide(observed: &Observed, _now: Timestamp) -> Decision {
                     },
                     "spec": template.spec,
                 });
-                decision.writes.push(Write::Create { kind: kinds::PERSISTENT_VOLUME_CLAIM.clone(), object });
+                decision.push_apart(Write::Create { kind: kinds::PERSISTENT_VOLUME_CLAIM.clone(), object });
             }
         }
     }

@@ -17,7 +17,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use mainstay_api::{Kind, ObjectKey, Registry};
 use serde_json::json;
 
-use crate::decision::{Controller, Decision, Propagation, Verb, Waiting, Write};
+use crate::decision::{Controller, Decision, Propagation, Verb, Waiting, Write, turn};
 use crate::ownership::{set_owners, without_owner};
 use crate::pods::is_terminating;
 use crate::snapshot::{Change, Meta, Snapshot};
@@ -149,11 +149,11 @@ pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'
 }
 
 /// One step of an object.
-pub fn decide(o: &Observed, _: Timestamp) -> Decision {
+pub fn decide(o: &Observed, now: Timestamp) -> Decision {
     let mut d = Decision::default();
     let meta = &o.object.metadata;
     if is_terminating(meta) && has(meta, ORPHAN) {
-        orphan_dependents(o, &mut d);
+        orphan_dependents(o, now, &mut d);
     } else if is_terminating(meta) && has(meta, FOREGROUND) {
         await_dependents(o, &mut d);
     } else if !is_terminating(meta) {
@@ -164,11 +164,12 @@ pub fn decide(o: &Observed, _: Timestamp) -> Decision {
 
 /// Takes the owner off its dependents; lets it go when none is left. One that may not be changed keeps the others from
 /// nothing, and the owner from going: without it, it would be collected.
-fn orphan_dependents(o: &Observed, d: &mut Decision) {
+fn orphan_dependents(o: &Observed, now: Timestamp, d: &mut Decision) {
     if o.dependents.is_empty() {
         return remove_finalizer(o, ORPHAN, d);
     }
-    for dependent in o.dependents.iter().take(MAX_DEPENDENTS) {
+    let first = turn(o.dependents.len(), MAX_DEPENDENTS, now);
+    for dependent in o.dependents.iter().skip(first).take(MAX_DEPENDENTS) {
         d.push_apart(without_owner(&dependent.kind, &dependent.metadata, o.object.uid()));
     }
     d.waiting.push(Waiting::DependentsRemain { count: o.dependents.len() });

@@ -76,13 +76,13 @@ fn decide(observed: &Observed, now: Timestamp) -> Decision {
             Some(end) => decision.wake(end),
             None => {
                 let (namespace, service) = service_of(address).map(|key| (key.namespace, key.name)).unwrap_or_default();
-                decision.events.push(Event::warning(
-                    &kinds::IP_ADDRESS,
-                    &address.metadata,
-                    "IPAddressNotAllocated",
-                    format!("IPAddress: {name} for Service {namespace}/{service} appears to have leaked: cleaning up"),
-                ));
-                decision.writes.push(Write::delete(&kinds::IP_ADDRESS, &address.metadata));
+                let message =
+                    format!("IPAddress: {name} for Service {namespace}/{service} appears to have leaked: cleaning up");
+                decision.apart(|decision| {
+                    let reason = "IPAddressNotAllocated";
+                    decision.events.push(Event::warning(&kinds::IP_ADDRESS, &address.metadata, reason, message));
+                    decision.writes.push(Write::delete(&kinds::IP_ADDRESS, &address.metadata));
+                });
             }
         }
     }
@@ -94,14 +94,13 @@ fn decide(observed: &Observed, now: Timestamp) -> Decision {
             continue;
         }
         let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
-        decision.events.push(Event::warning(
-            &kinds::SERVICE,
-            &service.metadata,
-            "ClusterIPNotAllocated",
-            format!("Cluster IP [{family}]: {name} is not allocated; repairing"),
-        ));
+        let message = format!("Cluster IP [{family}]: {name} is not allocated; repairing");
         let object = of_service(&name, &key.namespace, &key.name);
-        decision.writes.push(Write::Create { kind: kinds::IP_ADDRESS.clone(), object });
+        decision.apart(|decision| {
+            let reason = "ClusterIPNotAllocated";
+            decision.events.push(Event::warning(&kinds::SERVICE, &service.metadata, reason, message));
+            decision.writes.push(Write::Create { kind: kinds::IP_ADDRESS.clone(), object });
+        });
     }
     decision
 }

@@ -12,7 +12,7 @@ use mainstay_api::kinds::{NAMESPACE, POD};
 use mainstay_api::{Kind, ObjectKey};
 use serde_json::json;
 
-use crate::decision::{Controller, Decision, Verb, Waiting, Write};
+use crate::decision::{Controller, Decision, Verb, Waiting, Write, turn};
 use crate::pods::is_terminating;
 use crate::snapshot::{Change, Meta, Snapshot};
 
@@ -65,16 +65,13 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
     // What pods use stays until they are gone; what makes pods makes none here any more.
     let pods_remain = o.content.iter().any(|meta| meta.kind == POD);
     let fresh = o.content.iter().filter(|meta| !is_terminating(&meta.metadata) && (!pods_remain || meta.kind == POD));
+    let fresh: Vec<&&Meta> = fresh.collect();
     // What may not be deleted keeps nothing else; the driver says so in the status.
-    let mut left = 0_usize;
-    for meta in fresh {
-        left += 1;
-        if left > MAX_DELETES {
-            break;
-        }
+    let first = turn(fresh.len(), MAX_DELETES, now);
+    for meta in fresh.iter().skip(first).take(MAX_DELETES) {
         d.push_apart(Write::delete(&meta.kind, &meta.metadata));
     }
-    status(o, left, now, &mut d);
+    status(o, fresh.len(), now, &mut d);
     if o.content.is_empty() {
         let finalizers = o.namespace.spec.as_ref().and_then(|spec| spec.finalizers.as_ref());
         let rest: Vec<&String> = finalizers.into_iter().flatten().filter(|name| *name != "kubernetes").collect();

@@ -109,7 +109,7 @@ fn decide(observed: &Observed, now: Timestamp) -> Decision {
             decision.wake(look_again);
             if !annotation(&node.metadata, SILENT).is_empty() {
                 let gone = json!({"metadata": {"annotations": {SILENT: null}}});
-                decision.writes.push(Write::patch(&kinds::NODE, &node.metadata, gone));
+                decision.push_apart(Write::patch(&kinds::NODE, &node.metadata, gone));
             }
         }
         Life::Lost => lose(&mut decision, observed, now),
@@ -190,10 +190,13 @@ fn lose(decision: &mut Decision, observed: &Observed, now: Timestamp) {
         }
         changed = true;
     }
+    // Neither the Node nor a pod whose status may not be written keeps the other pods in their Services.
     if changed {
-        decision.writes.push(guarded_status(&kinds::NODE, &node.metadata, json!({"conditions": conditions})));
-        let message = format!("Node {} status is now: NodeNotReady", node.metadata.name.as_deref().unwrap_or(""));
-        decision.events.push(Event::normal(&kinds::NODE, &node.metadata, "NodeNotReady", message));
+        decision.apart(|decision| {
+            decision.writes.push(guarded_status(&kinds::NODE, &node.metadata, json!({"conditions": conditions})));
+            let message = format!("Node {} status is now: NodeNotReady", node.metadata.name.as_deref().unwrap_or(""));
+            decision.events.push(Event::normal(&kinds::NODE, &node.metadata, "NodeNotReady", message));
+        });
     }
     for pod in observed.pods.iter().filter(|pod| pods::is_ready(pod)) {
         let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten()).cloned();
@@ -205,13 +208,11 @@ fn lose(decision: &mut Decision, observed: &Observed, now: Timestamp) {
                 _ => condition,
             })
             .collect();
-        decision.writes.push(guarded_status(&kinds::POD, &pod.metadata, json!({"conditions": conditions})));
-        decision.events.push(Event::warning(
-            &kinds::POD,
-            &pod.metadata,
-            "NodeNotReady",
-            "Node is not ready".to_owned(),
-        ));
+        decision.apart(|decision| {
+            decision.writes.push(guarded_status(&kinds::POD, &pod.metadata, json!({"conditions": conditions})));
+            let message = "Node is not ready".to_owned();
+            decision.events.push(Event::warning(&kinds::POD, &pod.metadata, "NodeNotReady", message));
+        });
     }
 }
 

@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::{Node, Pod, PodCondition};
 use mainstay_api::{ObjectKey, kinds};
 use serde_json::json;
 
-use crate::decision::{Controller, Decision, Propagation, Verb, Waiting, Write, guarded_status, key_of};
+use crate::decision::{Controller, Decision, Propagation, Verb, Waiting, Write, guarded_status, key_of, turn};
 use crate::nodes::is_ready;
 use crate::ownership::controller_of;
 use crate::pods::{DISRUPTION_TARGET, condition, disrupted, is_finished, is_terminating, undisrupted};
@@ -27,7 +27,7 @@ pub const CONTROLLER: Controller = Controller {
     reads: &["nodes", "pods"],
     keys,
     reconcile: |snapshot, key, now| match key.namespace.is_empty() {
-        true => surplus(snapshot, key),
+        true => surplus(snapshot, key, now),
         false => observe(snapshot, key).map(|observed| decide(&observed, now)).unwrap_or_default(),
     },
     many: None,
@@ -67,7 +67,8 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
             if after.indexes.count(Index::PodsEnded, "", "") > MOST_ENDED {
                 wake(ObjectKey::new("", SURPLUS));
             }
-            let owner = change.new.as_ref().and_then(|new| controller_of(&new.metadata));
+            // One that went may have been one of many that are to go.
+            let owner = change.new.as_ref().or(change.old.as_ref()).and_then(|meta| controller_of(&meta.metadata));
             if let Some(owner) =
                 owner.filter(|owner| after.indexes.count(Index::PodsEndedOf, &owner.uid, "") > MOST_ENDED_OF)
             {
@@ -87,11 +88,13 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
 }
 
 /// Deletes what is too much: of all finished pods, or of an owner's.
-fn surplus(snapshot: &Snapshot, key: &ObjectKey) -> Decision {
+fn surplus(snapshot: &Snapshot, key: &ObjectKey, now: Timestamp) -> Decision {
     let mut pods: Vec<&ObjectKey> = Vec::new();
     if &*key.name == SURPLUS {
         let excess = snapshot.indexes.count(Index::PodsEnded, "", "").saturating_sub(MOST_ENDED);
-        pods.extend(snapshot.indexes.between(Index::PodsEndedSince, "", "9").take(excess.min(MAX_DELETES)));
+        let first = turn(excess, MAX_DELETES, now);
+        let all = snapshot.indexes.between(Index::PodsEndedSince, "", "9").take(excess);
+        pods.extend(all.skip(first).take(MAX_DELETES));
     } else {
         let created = |key: &ObjectKey| {
             let pod = snapshot.pods.get(key)?;
@@ -99,7 +102,9 @@ fn surplus(snapshot: &Snapshot, key: &ObjectKey) -> Decision {
         };
         pods.extend(snapshot.indexes.get(Index::PodsEndedOf, &key.name, ""));
         pods.sort_by_cached_key(|key| created(key));
-        pods.truncate(pods.len().saturating_sub(MOST_ENDED_OF).min(MAX_DELETES));
+        pods.truncate(pods.len().saturating_sub(MOST_ENDED_OF));
+        let first = turn(pods.len(), MAX_DELETES, now);
+        pods = pods.into_iter().skip(first).take(MAX_DELETES).collect();
     }
     let mut decision = Decision::default();
     // One that may not be deleted keeps no other.

@@ -2,13 +2,14 @@
 
 use jiff::{SignedDuration, Timestamp};
 use mainstay_api::kinds::{
-    CONFIG_MAP, CRON_JOB, DAEMON_SET, DEPLOYMENT, JOB, POD, REPLICA_SET, REPLICATION_CONTROLLER, STATEFUL_SET,
+    CONFIG_MAP, CRON_JOB, DAEMON_SET, DEPLOYMENT, ENDPOINT_SLICE, JOB, NAMESPACE, PERSISTENT_VOLUME_CLAIM, POD,
+    REPLICA_SET, REPLICATION_CONTROLLER, SERVICE_ACCOUNT, STATEFUL_SET,
 };
 use mainstay_api::{Kind, ObjectKey};
 use serde_json::{Value, json};
 
-use super::{cronjob, daemonset, deployment, garbagecollector, job, podgc, replicaset, replicationcontroller};
-use super::{serviceaccount, statefulset};
+use super::{cronjob, daemonset, deployment, endpointslicemirroring, ephemeral, garbagecollector, job, namespace};
+use super::{nodelifecycle, podgc, replicaset, replicationcontroller, serviceaccount, statefulset};
 use crate::decision::{Controller, Propagation, Write};
 use crate::scheduler::tests::node;
 use crate::world::World;
@@ -137,7 +138,7 @@ fn s12_a_node_whose_clock_is_ahead_holds_up_no_set() {
 /// S7: what was learnt of one template is not held against the next.
 #[test]
 fn s7_a_corrected_template_does_not_wait_for_the_pause_of_the_one_before() {
-    for kind in [&DAEMON_SET, &STATEFUL_SET] {
+    for kind in [&REPLICA_SET, &REPLICATION_CONTROLLER, &DAEMON_SET, &STATEFUL_SET] {
         let mut world = World::default();
         world.put(node("n1", json!({ "status": { "conditions": [{ "type": "Ready", "status": "True" }] } })));
         world.put(owner(kind));
@@ -177,6 +178,42 @@ fn x7_pods_that_have_ended_go_when_they_are_too_many() {
     for name in ["p09000", "p00000", "p00001"] {
         assert!(world.get(&POD, "default", name).is_null(), "{name}");
     }
+}
+
+/// X7, S12: however many may not be deleted, those that come after them go: pods that have ended, what is in a
+/// namespace, dependents of an owner that leaves them.
+#[test]
+fn x7_s12_what_may_not_be_deleted_stands_in_the_way_of_nothing() {
+    let named = |number: usize, kept: usize| format!("{}{number:05}", if number < kept { "kept" } else { "p" });
+    let tries = |world: &mut World, controller: &Controller, key: &ObjectKey| {
+        world.refuses = Some(protects);
+        (0..60).for_each(|try_| {
+            world.run(controller, key, at(try_ * 30), usize::MAX);
+        });
+    };
+    let mut world = World::default();
+    for number in 0..700 {
+        world.put(json!({ "kind": "Pod",
+            "metadata": { "namespace": "default", "name": named(number, 500),
+                "creationTimestamp": at(i64::try_from(number).unwrap()).to_string(),
+                "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "set",
+                    "controller": true }] },
+            "spec": { "containers": [] }, "status": { "phase": "Failed" } }));
+    }
+    tries(&mut world, &podgc::CONTROLLER, &ObjectKey::new("", "set"));
+    assert_eq!(world.all(&POD).count(), 550, "those that may not go, and fifty");
+    let newest = world.all(&POD).filter(|pod| pod["metadata"]["name"].as_str().unwrap() >= "p00650").count();
+    assert_eq!(newest, 50);
+
+    let mut world = World::default();
+    world.put(json!({ "kind": "Namespace", "metadata": { "name": "full", "finalizers": ["x.io/held"] } }));
+    for number in 0..2100 {
+        world.put(json!({ "kind": "ConfigMap",
+            "metadata": { "namespace": "full", "name": named(number, 2000) } }));
+    }
+    world.delete(&NAMESPACE, "", "full", None);
+    tries(&mut world, &namespace::CONTROLLER, &ObjectKey::new("", "full"));
+    assert_eq!(world.all(&CONFIG_MAP).count(), 2000);
 }
 
 /// A name is a label, whoever makes the pod and however long the owner's name is.
@@ -257,6 +294,71 @@ fn s12_a_refused_write_stops_only_what_needs_it() {
     world.settle(&[garbagecollector::CONTROLLER], at(1));
     let left: Vec<&str> = world.all(&CONFIG_MAP).map(|object| object["metadata"]["name"].as_str().unwrap()).collect();
     assert_eq!(left, ["a", "kept", "z"]);
+}
+
+/// What a policy protects, whatever is done to it: what is named `kept…`, and what is made of it.
+fn protects_all(write: &Write) -> bool {
+    match write {
+        Write::Patch { key, .. } => key.name.starts_with("kept"),
+        Write::Create { object, .. } => {
+            let name = object["metadata"]["name"].as_str().unwrap();
+            name.starts_with("kept") || name.ends_with("-0") || name == "default"
+        }
+        _ => protects(write),
+    }
+}
+
+/// S12: the same of those that write several objects which have nothing to do with each other.
+#[test]
+fn s12_of_several_objects_one_that_may_not_be_written_keeps_no_other() {
+    let mut world = World::default();
+    world.refuses = Some(protects_all);
+    world.put(node("n1", json!({ "status": { "conditions": [{ "type": "Ready", "status": "True" }] } })));
+    for name in ["kept", "web"] {
+        let ready = json!([{ "type": "Ready", "status": "True" }]);
+        world.put(json!({ "kind": "Pod", "metadata": { "namespace": "default", "name": name },
+            "spec": { "nodeName": "n1", "containers": [] },
+            "status": { "phase": "Running", "conditions": ready } }));
+    }
+    world.snapshot.silences.advance(std::time::Duration::from_secs(1000));
+    world.run(&nodelifecycle::CONTROLLER, &ObjectKey::new("", "n1"), at(0), usize::MAX);
+    let ready = |name: &str| world.get(&POD, "default", name)["status"]["conditions"][0]["status"].clone();
+    assert_eq!((ready("kept"), ready("web")), (json!("True"), json!("False")));
+
+    // Slices of a Service that is gone, and those that replace others.
+    let mut world = World::default();
+    world.refuses = Some(protects_all);
+    for name in ["kept", "z"] {
+        world.put(json!({ "kind": "EndpointSlice", "addressType": "IPv4", "endpoints": [],
+            "metadata": { "namespace": "default", "name": name, "labels": { "kubernetes.io/service-name": "db",
+                "endpointslice.kubernetes.io/managed-by": "endpointslicemirroring-controller.k8s.io" } } }));
+    }
+    world.run(&endpointslicemirroring::CONTROLLER, &ObjectKey::new("default", "db"), at(0), usize::MAX);
+    let left: Vec<&str> = world.all(&ENDPOINT_SLICE).map(|one| one["metadata"]["name"].as_str().unwrap()).collect();
+    assert_eq!(left, ["kept"]);
+
+    // The account may not be made; what pods trust is there.
+    let mut world = World::default();
+    world.refuses = Some(protects_all);
+    for name in ["a", "kube-system"] {
+        world.put(json!({ "kind": "Namespace", "metadata": { "name": name } }));
+    }
+    world.put(json!({ "kind": "ConfigMap", "metadata": { "namespace": "kube-system", "name": "kube-root-ca.crt" },
+        "data": { "ca.crt": "x" } }));
+    world.run(&serviceaccount::CONTROLLER, &ObjectKey::new("", "a"), at(0), usize::MAX);
+    assert_eq!((world.all(&SERVICE_ACCOUNT).count(), world.all(&CONFIG_MAP).count()), (0, 2));
+
+    // Of a pod's own claims one is refused.
+    let mut world = World::default();
+    world.refuses = Some(protects_all);
+    let volume = |name: &str| json!({ "name": name, "ephemeral": { "volumeClaimTemplate": { "spec": {} } } });
+    world.put(json!({ "kind": "Pod", "metadata": { "namespace": "default", "name": "kept", "uid": "u" },
+        "spec": { "containers": [], "volumes": [volume("a"), volume("b")] } }));
+    world.refuses =
+        Some(|write| matches!(write, Write::Create { object, .. } if object["metadata"]["name"] == "kept-a"));
+    world.run(&ephemeral::CONTROLLER, &ObjectKey::new("default", "kept"), at(0), usize::MAX);
+    let claims: Vec<&Value> = world.all(&PERSISTENT_VOLUME_CLAIM).map(|claim| &claim["metadata"]["name"]).collect();
+    assert_eq!(claims, ["kept-b"]);
 }
 
 /// Upstream: a Deployment says what its ReplicaSet says of pods that are refused, while it does.

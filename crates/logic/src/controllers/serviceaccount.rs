@@ -66,7 +66,7 @@ pub fn decide(o: &Observed, _: Timestamp) -> Decision {
     if !o.account {
         let metadata = json!({ "namespace": o.namespace, "name": "default" });
         let object = json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata });
-        d.writes.push(Write::Create { kind: SERVICE_ACCOUNT.clone(), object });
+        d.push_apart(Write::Create { kind: SERVICE_ACCOUNT.clone(), object });
     }
     match (o.original, o.copy) {
         (None, _) => d.waiting.push(Waiting::Missing { what: format!("configmap {}", source()) }),
@@ -75,7 +75,7 @@ pub fn decide(o: &Observed, _: Timestamp) -> Decision {
                 json!({ "namespace": o.namespace, "name": ROOT_CA, "annotations": original.metadata.annotations });
             let object =
                 json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": original.data });
-            d.writes.push(Write::Create { kind: CONFIG_MAP.clone(), object });
+            d.push_apart(Write::Create { kind: CONFIG_MAP.clone(), object });
         }
         (Some(original), Some(copy)) if original.data != copy.data => {
             let mut data = json!(original.data);
@@ -85,7 +85,7 @@ pub fn decide(o: &Observed, _: Timestamp) -> Decision {
                     data[name.as_str()] = json!(null);
                 }
             }
-            d.writes.push(Write::patch(&CONFIG_MAP, &copy.metadata, json!({ "data": data })));
+            d.push_apart(Write::patch(&CONFIG_MAP, &copy.metadata, json!({ "data": data })));
         }
         _ => {}
     }

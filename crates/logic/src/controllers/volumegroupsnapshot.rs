@@ -233,14 +233,17 @@ fn follow(observed: &Observed, content: &VolumeGroupSnapshotContent, now: Timest
     for (index, copy) in copies.iter().enumerate() {
         let name = format!("snapshot-{}-{index}", uid(group));
         let content_name = format!("snapcontent-{}-{index}", uid(group));
-        if !world.volume_snapshot_contents.contains_key(&ObjectKey::new("", content_name.as_str())) {
-            decision.writes.push(member_content(group, content, copy, &content_name, &name));
-        }
         let key = ObjectKey::new(group.metadata.namespace.as_deref().unwrap_or(""), name.as_str());
         let member = world.volume_snapshots.get(&key);
-        if member.is_none() {
-            decision.writes.push(member_snapshot(observed, copy, &content_name, &name));
-        }
+        // A member that may not be made keeps no other.
+        decision.apart(|decision| {
+            if !world.volume_snapshot_contents.contains_key(&ObjectKey::new("", content_name.as_str())) {
+                decision.writes.push(member_content(group, content, copy, &content_name, &name));
+            }
+            if member.is_none() {
+                decision.writes.push(member_snapshot(observed, copy, &content_name, &name));
+            }
+        });
         let is_ready =
             |member: &VolumeSnapshot| member.status.as_ref().and_then(|status| status.ready_to_use) == Some(true);
         ready &= member.is_some_and(|member| is_ready(member));

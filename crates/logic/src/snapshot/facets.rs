@@ -38,6 +38,13 @@ fn forget(snapshot: &mut Snapshot, old: Option<&ObjectMeta>, new: Option<&Object
     }
 }
 
+/// What is known of the pods of one template says nothing of those of another (S7).
+fn forget_if(snapshot: &mut Snapshot, meta: &ObjectMeta, is_another_template: bool) {
+    if let Some(uid) = meta.uid.as_deref().filter(|_| is_another_template) {
+        snapshot.forget_refusals(uid);
+    }
+}
+
 impl Indexed for ClusterRole {}
 impl Indexed for ConfigMap {}
 impl Indexed for Endpoints {}
@@ -69,6 +76,9 @@ impl Indexed for ReplicaSet {
 
     fn account(snapshot: &mut Snapshot, _: &ObjectKey, old: Option<&Self>, new: Option<&Self>) {
         forget(snapshot, old.map(|set| &set.metadata), new.map(|set| &set.metadata));
+        if let (Some(old), Some(new)) = (old, new) {
+            forget_if(snapshot, &new.metadata, old.spec.template != new.spec.template);
+        }
     }
 }
 
@@ -132,6 +142,10 @@ impl Indexed for ReplicationController {
 
     fn account(snapshot: &mut Snapshot, _: &ObjectKey, old: Option<&Self>, new: Option<&Self>) {
         forget(snapshot, old.map(|set| &set.metadata), new.map(|set| &set.metadata));
+        if let (Some(old), Some(new)) = (old, new) {
+            let template = |set: &Self| set.spec.as_ref().and_then(|spec| spec.template.clone());
+            forget_if(snapshot, &new.metadata, template(old) != template(new));
+        }
     }
 }
 

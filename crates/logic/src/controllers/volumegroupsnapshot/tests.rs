@@ -161,3 +161,24 @@ fn a_group_that_cannot_be_of_one_moment_is_refused_in_words() {
     assert_eq!(world.all(&kinds::VOLUME_GROUP_SNAPSHOT_CONTENT).count(), 0);
     world.assert_quiet(&CONTROLLERS, Timestamp::UNIX_EPOCH);
 }
+
+/// S12: a member that may not be made keeps no other.
+#[test]
+fn s12_one_member_that_is_refused_keeps_no_other() {
+    let mut world = World::default();
+    class(&mut world);
+    for name in ["a", "b", "c"] {
+        claim(&mut world, name, "db", "n1");
+    }
+    world.put(group("g", "db"));
+    settle(&mut world);
+    world.refuses = Some(|write| {
+        matches!(write, Write::Create { kind, object } if *kind == kinds::VOLUME_SNAPSHOT
+            && object["metadata"]["name"].as_str().is_some_and(|name| name.ends_with("-0")))
+    });
+    node_works(&mut world);
+    let made: Vec<&str> =
+        world.all(&kinds::VOLUME_SNAPSHOT).filter_map(|one| one["metadata"]["name"].as_str()).collect();
+    assert_eq!(made.len(), 2, "{made:?}");
+    assert_ne!(status(&world, "g")["readyToUse"], json!(true));
+}
