@@ -460,7 +460,7 @@ async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartErr
     let adapters = extensions.clone();
     let work = move |api: Api, stop: watch::Receiver<bool>| {
         let (authorizer, keys, names) = (authorizer.clone(), pki.clone(), names.clone());
-        let issuer = Issuer { api: api.clone(), authorizer, pki: pki.clone(), names };
+        let issuer = Issuer::new(api.clone(), authorizer, pki.clone(), names);
         let controllers = mainstay_logic::controllers::CONTROLLERS;
         let (noted, counts, issuer) = (noted.clone(), counts.clone(), Arc::new(issuer));
         let (metrics, shown, seen) = (metrics.clone(), shown.clone(), seen.clone());

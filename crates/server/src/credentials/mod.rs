@@ -5,6 +5,7 @@
 //! What is to be done with one request is decided by [`next`], which is pure; the key that signs is only here.
 
 pub mod accounts;
+mod addresses;
 mod open;
 pub mod request;
 pub mod token;
@@ -16,7 +17,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use mainstay_api::{Kind, Status, kinds, object};
+use mainstay_api::{Kind, ObjectKey, Status, kinds, object};
 use mainstay_store::{Event, WatchError, Watcher};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -24,8 +25,10 @@ use tokio::sync::watch;
 use crate::api::{self, Api, Batch, Body, DeleteOptions, Outcome, Part, codec, key};
 use crate::auth::User;
 use crate::authorize::{Attributes, Authorizer};
+use crate::driver::events;
 use crate::pki::Pki;
 use crate::presence;
+use addresses::Claimed;
 pub use open::Open;
 use request::{Asked, KUBELET_CLIENT, KUBELET_SERVING, has};
 
@@ -181,6 +184,19 @@ pub struct Issuer {
     pub pki: Arc<Pki>,
     /// What this server is reached by; no node's certificate may have it.
     pub names: Vec<String>,
+    /// What Nodes say of their addresses.
+    nodes: Claimed,
+}
+
+/// What is thought of a request that nobody has decided on.
+#[derive(Debug, PartialEq)]
+enum Reviewed {
+    /// It is approved, with these words.
+    Approved(&'static str),
+    /// It waits for a person.
+    Open,
+    /// It waits for a person because of this, which the Node of this uid is told.
+    Refused { why: String, uid: String },
 }
 
 /// What the task hears.
@@ -196,6 +212,12 @@ enum Heard {
 }
 
 impl Issuer {
+    /// One of this server, which is reached by these names.
+    pub fn new(api: Api, authorizer: Arc<Authorizer>, pki: Arc<Pki>, names: Vec<String>) -> Self {
+        let nodes = Claimed::of(&api.store);
+        Self { api, authorizer, pki, names, nodes }
+    }
+
     /// Runs until the server stops. A change is a look at what has changed and at nothing else: whoever makes many
     /// requests does not make others wait (X7).
     pub async fn run(self: Arc<Self>, mut closing: watch::Receiver<bool>) {
@@ -296,14 +318,20 @@ impl Issuer {
             Next::Keep(end) => Ok(Some(end)),
             Next::Remove => self.remove(kind, request).await.map(|()| None),
             reviewed @ (Next::Review(_) | Next::ReviewServing(_)) => {
-                let message = match &reviewed {
-                    Next::Review(asked) => self.review(request, asked),
+                let verdict = match &reviewed {
+                    Next::Review(asked) => self.review(request, asked).map_or(Reviewed::Open, Reviewed::Approved),
                     Next::ReviewServing(asked) => self.review_serving(asked)?,
-                    _ => None,
+                    _ => Reviewed::Open,
                 };
-                if let Some(message) = message {
-                    let approved = condition("Approved", "AutoApproved", message);
-                    self.write_status(kind, request, |status| add(status, approved.clone())).await?;
+                match (verdict, &reviewed) {
+                    (Reviewed::Approved(message), _) => {
+                        let approved = condition("Approved", "AutoApproved", message);
+                        self.write_status(kind, request, |status| add(status, approved.clone())).await?;
+                    }
+                    (Reviewed::Refused { why, uid }, Next::ReviewServing(asked)) => {
+                        self.tell(request, asked, &uid, &why).await?;
+                    }
+                    _ => {}
                 }
                 // Others' changes may make it its own: another look, ever more rarely.
                 Ok(later(request, now))
@@ -359,26 +387,18 @@ impl Issuer {
         may("nodeclient").then_some("Auto approving kubelet client certificate after SubjectAccessReview.")
     }
 
-    /// Addresses that are somebody else's than this node's: every server's, and whatever another Node says it has. What
-    /// a Node says of itself is its own word (X1).
-    fn others(&self, node: &str) -> BTreeSet<IpAddr> {
-        let mut all: BTreeSet<IpAddr> = self.names.iter().filter_map(|name| name.parse().ok()).collect();
-        all.extend(presence::known(&self.api).iter().map(SocketAddr::ip));
-        let nodes = self.stored(&key::prefix(&kinds::NODE, None));
-        all.extend(nodes.iter().filter(|other| object::name(other) != node).flat_map(addresses));
-        all
-    }
-
     /// Whether every name in a kubelet's serving certificate is its own: the Node's name, and addresses that the Node
-    /// has and that are nobody's else for certain. Then what is noted; others wait for a person's word.
+    /// has and that are nobody's else for certain: no server's, and no other Node's. What a Node says of itself is its
+    /// own word (X1); others wait for a person's, and are told why.
     ///
     /// That the certificate is shown by no other node's server is seen by who asks it: the subject is the node.
     /// Differs: upstream leaves all of these to people.
-    fn review_serving(&self, asked: &Asked) -> Result<Option<&'static str>, Status> {
-        let Some(name) = asked.subject.name.strip_prefix("system:node:") else { return Ok(None) };
-        let Some(node) = self.api.batch().get(&kinds::NODE, "", name)? else { return Ok(None) };
-        let own = addresses(&node);
-        let others = self.others(name);
+    fn review_serving(&self, asked: &Asked) -> Result<Reviewed, Status> {
+        let Some(name) = asked.subject.name.strip_prefix("system:node:") else { return Ok(Reviewed::Open) };
+        let Some(node) = self.api.batch().get(&kinds::NODE, "", name)? else { return Ok(Reviewed::Open) };
+        let own = addresses::of_node(&node);
+        let mut servers: BTreeSet<IpAddr> = self.names.iter().filter_map(|name| name.parse().ok()).collect();
+        servers.extend(presence::known(&self.api).iter().map(SocketAddr::ip));
         let settings = &self.api.settings;
         let is_usable = |ip: IpAddr| match ip {
             IpAddr::V4(ip) => {
@@ -386,11 +406,50 @@ impl Issuer {
             }
             IpAddr::V6(ip) => !ip.is_loopback(),
         };
-        let are_own = asked.addresses.iter().all(|ip| is_usable(*ip) && own.contains(ip) && !others.contains(ip));
+        let against = |ip: &IpAddr| {
+            if !own.contains(ip) {
+                return Some(format!("{ip} is none of its addresses"));
+            }
+            if !is_usable(*ip) {
+                return Some(format!("{ip} is no address that a node may have"));
+            }
+            if servers.contains(ip) {
+                return Some(format!("{ip} is the address of an API server"));
+            }
+            let other = self.nodes.by_another(*ip, name)?;
+            Some(format!("the Node {other} says that it has the address {ip} too"))
+        };
         // A name that the API server is called by is no node's, whatever Nodes are called.
         let is_servers = |dns: &str| dns.starts_with("kubernetes.") || self.names.iter().any(|own| own == dns);
-        let are_names = asked.names.iter().all(|dns| dns == name && !is_servers(dns));
-        Ok((are_own && are_names).then_some("Auto approving kubelet server certificate: its names are the Node's own."))
+        let is_foreign = |dns: &&String| *dns != name || is_servers(dns);
+        let foreign = asked.names.iter().find(is_foreign).map(|dns| format!("{dns} is not its name alone"));
+        Ok(match asked.addresses.iter().find_map(against).or(foreign) {
+            None => Reviewed::Approved("Auto approving kubelet server certificate: its names are the Node's own."),
+            Some(why) => Reviewed::Refused { why, uid: object::uid(&node).to_owned() },
+        })
+    }
+
+    /// Tells why a node's certificate waits for a person: its server shows the one of before, or none.
+    async fn tell(&self, request: &Value, asked: &Asked, uid: &str, why: &str) -> Result<(), Status> {
+        let node = asked.subject.name.strip_prefix("system:node:").unwrap_or_default();
+        let name = object::name(request);
+        let message = format!(
+            "its serving certificate is not given without a person's word (kubectl certificate approve {name}): {why}"
+        );
+        tracing::warn!(node, request = name, why, "a node's serving certificate waits for a person");
+        let event = mainstay_logic::Event {
+            kind: kinds::NODE.clone(),
+            key: ObjectKey::new("", node),
+            uid: uid.to_owned(),
+            warning: true,
+            reason: "ServingCertificateNotApproved",
+            message,
+        };
+        let told = self.api.write(false, |batch| {
+            events::record(batch, "certificate-controller", &event);
+            Ok(Outcome { code: 200, body: Body::Value(Value::Null) })
+        });
+        told.await.map(|_| ())
     }
 
     /// Changes the status of the request as it was seen; one that has changed since is looked at again.
@@ -443,12 +502,6 @@ impl Issuer {
         }
         Ok(next)
     }
-}
-
-/// The addresses that a Node says it has.
-fn addresses(node: &Value) -> Vec<IpAddr> {
-    let all = object::at(node, &["status", "addresses"]).and_then(Value::as_array).into_iter().flatten();
-    all.filter_map(|address| object::text(address, &["address"]).parse().ok()).collect()
 }
 
 /// `cluster-info` with the signatures that it is to have.
@@ -585,31 +638,54 @@ mod tests {
             "data": { "servers": "192.0.2.1:6443,192.0.2.9:6443" } });
         cluster.write(|batch| api::create(batch, &kinds::CONFIG_MAP, "kube-system", listed.clone())).expect("made");
         let now = at(0);
-        let issuer = Issuer {
-            api: cluster.api.clone(),
-            authorizer: Arc::new(Authorizer::new(&cluster.api.store).expect("rules")),
-            pki: Arc::new(Pki::open(folder.path(), now).expect("keys")),
-            names: vec!["localhost".to_owned(), "192.0.2.1".to_owned()],
-        };
-        for (name, address, is_given) in [
-            ("c", "192.0.2.3", true),
-            ("c", "192.0.2.2", false),
-            ("a", "192.0.2.1", false),
-            ("b", "192.0.2.2", false),
-            ("x", "192.0.2.9", false),
-            ("d", "192.0.2.4", false),
-            ("twin", "192.0.2.4", false),
-        ] {
+        let issuer = Issuer::new(
+            cluster.api.clone(),
+            Arc::new(Authorizer::new(&cluster.api.store).expect("rules")),
+            Arc::new(Pki::open(folder.path(), now).expect("keys")),
+            vec!["localhost".to_owned(), "192.0.2.1".to_owned()],
+        );
+        let table = [
+            ("c", "192.0.2.3", ""),
+            ("c", "192.0.2.2", "192.0.2.2 is none of its addresses"),
+            ("a", "192.0.2.1", "192.0.2.1 is the address of an API server"),
+            ("b", "192.0.2.2", "192.0.2.2 is the address of an API server"),
+            ("x", "192.0.2.9", "192.0.2.9 is the address of an API server"),
+            ("d", "192.0.2.4", "the Node twin says that it has the address 192.0.2.4 too"),
+            ("twin", "192.0.2.4", "the Node d says that it has the address 192.0.2.4 too"),
+        ];
+        for (name, address, against) in table {
             let asked = Asked {
                 subject: crate::subject::Subject { name: format!("system:node:{name}"), ..Default::default() },
                 addresses: vec![address.parse().expect("an address")],
                 names: vec![name.to_owned()],
                 ..Asked::default()
             };
-            let given = issuer.review_serving(&asked).expect("read");
-            assert_eq!(given.is_some(), is_given, "{name} {address}");
+            match issuer.review_serving(&asked).expect("read") {
+                Reviewed::Approved(_) => assert_eq!(against, "", "{name} {address}"),
+                Reviewed::Refused { why, .. } => assert_eq!(why, against, "{name} {address}"),
+                Reviewed::Open => panic!("{name} {address}"),
+            }
         }
+        // The Node that is in the way is not silently so, and one that lets go of the address is not.
+        let asked = Asked {
+            subject: crate::subject::Subject { name: "system:node:d".to_owned(), ..Default::default() },
+            addresses: vec!["192.0.2.4".parse().expect("an address")],
+            ..Asked::default()
+        };
+        let request = json!({ "metadata": { "name": "csr-d" } });
+        issuer.tell(&request, &asked, "u", "the Node twin says so").await.expect("told");
+        let told = cluster.api.store.range(b"/core/events/default/d.", None, 10, None).expect("listed").entries;
+        let event: Value = serde_json::from_slice(&told[0].value).expect("JSON");
+        let message = event["message"].as_str().expect("a message");
+        assert!(message.contains("kubectl certificate approve csr-d): the Node twin says so"), "{message}");
+        assert_eq!((&event["reason"], &event["type"]), (&json!("ServingCertificateNotApproved"), &json!("Warning")));
+        let elsewhere = json!({ "status": { "addresses": [{ "type": "InternalIP", "address": "192.0.2.5" }] } });
+        cluster.merge(&kinds::NODE, "twin", api::Part::Status, elsewhere).expect("moved");
+        assert!(matches!(issuer.review_serving(&asked).expect("read"), Reviewed::Approved(_)));
+        cluster.write(|batch| api::delete(batch, &kinds::NODE, "", "d", &DeleteOptions::default())).expect("deleted");
+        assert_eq!(issuer.review_serving(&asked).expect("read"), Reviewed::Open);
     }
+
     #[test]
     fn x7_only_what_it_is_time_for_is_looked_at() {
         let mut schedule = Schedule::default();
