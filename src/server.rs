@@ -42,6 +42,12 @@ pub fn run(args: &ServeArgs) -> Result<()> {
         say!("mainstay: API ready    https://{url}   {} ms", begun.elapsed().as_millis());
         let kubeconfig = args.server.kubeconfig.as_ref().unwrap_or(&server.admin.path);
         say!("mainstay: kubeconfig   export KUBECONFIG={}", kubeconfig.display());
+        if let Some(other) = mainstay_server::kubeconfig::other_context(kubeconfig) {
+            say!("mainstay: kubeconfig   its present context is {other:?}: this cluster's is `--context mainstay`");
+        }
+        if let Some(why) = unreached(&args.server) {
+            tell!("mainstay: {why}");
+        }
         tokio::spawn(release_start());
         tokio::select! {
             _ = terminate.recv() => {}
@@ -133,6 +139,19 @@ pub async fn start(
     let server = mainstay_server::start_with(config, &files).await?;
     tokio::spawn(give_back(server.freed.clone()));
     Ok(server)
+}
+
+/// What a person should know of a server that listens on the loopback alone: pods have no way to it, nor have other
+/// machines (endpoints may not be there, so the Service `kubernetes` has none).
+pub fn unreached(args: &ServerArgs) -> Option<String> {
+    let is_alone = args.listen.ip().is_loopback() && args.advertise_address.is_none_or(|address| address.is_loopback());
+    is_alone.then(|| {
+        let (ip, port) = (args.listen.ip(), args.listen.port());
+        format!(
+            "pods and other machines cannot reach the API, since it listens on {ip} alone (the Service `kubernetes` \
+             refuses connections): --listen 0.0.0.0:{port}, or an address of this machine, lets them"
+        )
+    })
 }
 
 /// How long nothing happens before memory is looked through: after a start, and after large requests.

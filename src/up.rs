@@ -75,6 +75,12 @@ pub fn run(args: &UpArgs) -> Result<()> {
         say!("mainstay: API ready    https://{server}   {} ms", served.api_ready.as_millis());
         let kubeconfig = args.server.kubeconfig.as_ref().unwrap_or(&served.server.admin.path);
         say!("mainstay: kubeconfig   export KUBECONFIG={}", kubeconfig.display());
+        if let Some(other) = mainstay_server::kubeconfig::other_context(kubeconfig) {
+            say!("mainstay: kubeconfig   its present context is {other:?}: this cluster's is `--context mainstay`");
+        }
+        if let Some(why) = crate::server::unreached(&args.server) {
+            tell!("mainstay: {why}");
+        }
         let servers = async {
             match served.server.api.store.is_shared() {
                 true => join::follow_other_servers(served.client.clone()).await,

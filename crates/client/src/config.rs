@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use base64::Engine as _;
+use mainstay_api::schema::yaml;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::Value;
@@ -21,13 +22,16 @@ pub enum ConfigError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The file is not what Mainstay writes: a kubeconfig in JSON form with inline certificates.
+    /// The file is not what Mainstay writes: a kubeconfig with inline certificates.
     #[error("kubeconfig: {0}")]
     Malformed(String),
     /// A certificate or key is not usable.
     #[error("TLS: {0}")]
     Tls(String),
 }
+
+/// The context of kubeconfigs that `mainstay up` writes.
+const CONTEXT: &str = "mainstay";
 
 /// A cluster and an identity.
 #[derive(Clone, Debug, Default)]
@@ -47,17 +51,30 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads a kubeconfig as `mainstay up` writes it (JSON, which is YAML too) and takes its first cluster and user.
-    /// Further clusters of the same CA are other servers of the first.
+    /// Reads a kubeconfig as `mainstay up` writes it, also after `kubectl config` has rewritten it (as YAML, in order of
+    /// names) or somebody has added clusters: it takes the cluster and user of the context `mainstay`, or else the first
+    /// ones. Further clusters of the same CA are other servers of that one.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let bytes =
             std::fs::read(path).map_err(|source| ConfigError::Read { path: path.display().to_string(), source })?;
-        Self::parse(&bytes)
+        match serde_json::from_slice(&bytes) {
+            Ok(file) => Self::of(file),
+            Err(_) => Self::of_yaml(&bytes),
+        }
     }
 
-    /// See [`Config::read`].
+    fn of_yaml(bytes: &[u8]) -> Result<Self, ConfigError> {
+        let text = std::str::from_utf8(bytes).map_err(|error| ConfigError::Malformed(error.to_string()))?;
+        Self::of(yaml::read(text).map_err(ConfigError::Malformed)?)
+    }
+
+    /// As [`Config::read`], in the JSON form that `mainstay up` writes.
     pub fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
-        let file: Value = serde_json::from_slice(bytes).map_err(|error| ConfigError::Malformed(error.to_string()))?;
+        Self::of(serde_json::from_slice(bytes).map_err(|error| ConfigError::Malformed(error.to_string()))?)
+    }
+
+    fn of(mut file: Value) -> Result<Self, ConfigError> {
+        put_first(&mut file);
         let inline = |pointer: &str| -> Result<Option<String>, ConfigError> {
             let Some(encoded) = file.pointer(pointer).and_then(Value::as_str) else { return Ok(None) };
             let decoded = base64::engine::general_purpose::STANDARD
@@ -127,6 +144,18 @@ impl Config {
     }
 }
 
+/// Moves the cluster and the user of our context before all others.
+fn put_first(file: &mut Value) {
+    let contexts = file.get("contexts").and_then(Value::as_array).into_iter().flatten();
+    let own = contexts.filter(|context| context["name"] == CONTEXT).map(|context| context["context"].clone()).next();
+    let Some(own) = own else { return };
+    for (section, name) in [("clusters", &own["cluster"]), ("users", &own["user"])] {
+        if let Some(all) = file.get_mut(section).and_then(Value::as_array_mut) {
+            all.sort_by_key(|one| one["name"] != *name);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,5 +172,16 @@ mod tests {
             [cluster("https://a:1/", "Y2E="), cluster("https://b:1", "Y2E="), cluster("https://c:1", "b3RoZXI=")];
         assert_eq!(parse(&several).unwrap().server, "a:1,b:1");
         assert!(parse(&[]).is_err() && parse(&[cluster("http://a:1", "Y2E=")]).is_err());
+    }
+    #[test]
+    fn what_kubectl_made_of_a_kubeconfig_is_read_too() {
+        let text = "apiVersion: v1\nkind: Config\nclusters:\n- cluster:\n    certificate-authority-data: b3RoZXI=\n    \
+                    server: https://another:1\n  name: a\n- cluster:\n    certificate-authority-data: Y2E=\n    server: \
+                    https://ours:1\n  name: mainstay\ncontexts:\n- context:\n    cluster: a\n    user: a\n  name: a\n- \
+                    context:\n    cluster: mainstay\n    user: admin\n  name: mainstay\ncurrent-context: a\nusers:\n- \
+                    name: a\n  user:\n    token: another\n- name: admin\n  user:\n    token: ours\n";
+        let config = Config::of_yaml(text.as_bytes()).unwrap();
+        assert_eq!((config.server.as_str(), config.ca_pem.as_str()), ("ours:1", "ca"));
+        assert_eq!(config.token.as_deref(), Some("ours"));
     }
 }

@@ -26,6 +26,7 @@ pub mod fuzzing;
 mod http;
 pub mod identity;
 mod instruments;
+pub mod kubeconfig;
 mod leadership;
 mod metrics;
 pub mod offline;

@@ -16,8 +16,8 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use crate::api::{self, Api, Body, Outcome, Part, codec, key};
+use crate::kubeconfig;
 use crate::renewal::Issued;
-use crate::start::may_replace;
 use crate::{bootstrap, leadership, pki};
 
 const NAMESPACE: &str = "kube-system";
@@ -145,13 +145,9 @@ impl Kubeconfigs {
         // One at a time: what is written last names the newest.
         let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         for (path, user, issued) in &self.files {
-            // Somebody may have added clusters of theirs since it was written first.
-            if let Err(error) = may_replace(path) {
-                tracing::warn!(%error, "the kubeconfig stays as it is");
-                continue;
-            }
             let text = pki::kubeconfig(&servers, &self.ca_pem, user, &issued.identity());
-            if let Err(error) = pki::write_private(path, text.as_bytes()) {
+            // Somebody may have added clusters of theirs since it was written first.
+            if let Err(error) = kubeconfig::write(path, &text, pki::Durable::Yes) {
                 tracing::warn!(%error, "the kubeconfig is not as it should be");
             }
         }

@@ -222,7 +222,7 @@ mod tests {
         files.write_again();
         let after = std::fs::read_to_string(&kubeconfig).expect("written");
         assert!(after != before && after.contains("https://localhost:6443"), "the administrator's too");
-        let theirs = "kind: Config\ncontexts: [{name: mainstay}, {name: work}]\n";
+        let theirs = "kind: Config\ncontexts: [{name: mine}, {name: work}]\n";
         std::fs::write(&kubeconfig, theirs).expect("written");
         files.write_again();
         let kept = std::fs::read_to_string(&kubeconfig).expect("read");

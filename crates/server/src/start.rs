@@ -31,12 +31,13 @@ use crate::encryption::Encryption;
 use crate::fairness::Fairness;
 use crate::http::{Authenticators, Bounds, Counters, Hashes, Server, accept};
 use crate::instruments::Instruments;
+use crate::kubeconfig::{Refused, WriteError};
 use crate::leadership::Candidate;
 use crate::metrics::Collector;
 use crate::pki::{self, Durable, Identity, Pki, PkiError};
 use crate::presence::Kubeconfigs;
 use crate::renewal::{ADMIN, Issued, Renewal, Source};
-use crate::{bootstrap, driver, identity, metrics, origin, presence, sealed};
+use crate::{bootstrap, driver, identity, kubeconfig, metrics, origin, presence, sealed};
 
 /// How long what a former instance held may still be held: the kernel lets go of a killed process's lock and port only
 /// when the system calls that it was in have ended.
@@ -226,6 +227,9 @@ pub enum StartError {
     /// A file that was named cannot be used.
     #[error("{path}: {why}")]
     File { path: PathBuf, why: String },
+    /// A kubeconfig could not be written.
+    #[error(transparent)]
+    Kubeconfig(#[from] WriteError),
     /// Keys or certificates cannot be used.
     #[error("keys and certificates: {0}")]
     Pki(#[from] PkiError),
@@ -385,13 +389,19 @@ async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartErr
         let (identity, rotating) = (issued.identity(), issued.rotating.clone());
         let kubeconfig = pki::kubeconfig(&[reachable(addr).to_string()], pki.ca_pem(), user, &identity);
         let path = config.data_dir.join(file);
-        pki::replace_private(&path, kubeconfig.as_bytes(), Durable::No)?;
+        match kubeconfig::write(&path, &kubeconfig, Durable::No) {
+            // It was torn when the machine crashed.
+            Err(WriteError::Refused { why: Refused::Foreign, .. }) => {
+                pki::replace_private(&path, kubeconfig.as_bytes(), Durable::No)?;
+            }
+            Err(error @ WriteError::Refused { .. }) => tracing::warn!(%error, "the kubeconfig stays as it is"),
+            written => written?,
+        }
         Ok(Credentials { identity, rotating, kubeconfig, path })
     };
     let admin = credentials(&renewal.admin(), ADMIN, "kubeconfig")?;
     if let Some(path) = &files.kubeconfig {
-        may_replace(path)?;
-        pki::replace_private(path, admin.kubeconfig.as_bytes(), Durable::No)?;
+        kubeconfig::write(path, &admin.kubeconfig, Durable::No)?;
     }
     let node_user = config.node.as_ref().map(|node| format!("system:node:{}", node.name)).unwrap_or_default();
     let node = renewal.node().map(|issued| credentials(&issued, &node_user, "node.kubeconfig")).transpose()?;
@@ -555,32 +565,6 @@ async fn open_pki(
     Ok(Pki::open(&folder, now)?)
 }
 
-/// Whether an administrator's kubeconfig may be written there: what is there is one of ours, or empty.
-///
-/// # Errors
-/// It is somebody's: it has contexts that are not ours, or is none.
-pub(crate) fn may_replace(path: &Path) -> Result<(), StartError> {
-    let wrong = |why: &str| Err(StartError::File { path: path.to_owned(), why: why.to_owned() });
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return wrong(&error.to_string()),
-    };
-    if text.trim().is_empty() {
-        return Ok(());
-    }
-    let hint = "name another file with --kubeconfig, and both in KUBECONFIG";
-    let Ok(config) = yaml::read::<serde_json::Value>(&text) else {
-        return wrong(&format!("it is not a kubeconfig and would be replaced; {hint}"));
-    };
-    let names = config["contexts"].as_array().into_iter().flatten().map(|context| context["name"].as_str());
-    let is_ours = |name: &str| name == pki::CONTEXT || name.starts_with(&format!("{}@", pki::CONTEXT));
-    if config["kind"] == "Config" && names.into_iter().all(|name| name.is_some_and(is_ours)) {
-        return Ok(());
-    }
-    wrong(&format!("it has other clusters than this one and would be replaced; {hint}"))
-}
-
 /// Why the first objects were not made.
 /// Keeps the Secrets that hold tokens of service accounts.
 async fn fill_token_secrets(api: Api, pki: Arc<Pki>, stop: watch::Receiver<bool>) {
@@ -700,22 +684,6 @@ fn client_tls(pki: &Pki, identity: Arc<Rotating>) -> Result<rustls::ClientConfig
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_kubeconfig_of_other_clusters_is_not_replaced() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("config");
-        let identity = Identity { certificate: String::new(), key: String::new() };
-        let own = pki::kubeconfig(&["a:1".to_owned(), "b:1".to_owned()], "", ADMIN, &identity);
-        let others = "kind: Config\ncontexts: [{name: mainstay}, {name: work}]\n";
-        may_replace(&path).expect("there is none");
-        for (text, may) in
-            [(own.as_str(), true), ("", true), (others, false), ("a list of mine", false), ("[1]", false)]
-        {
-            std::fs::write(&path, text).expect("written");
-            assert_eq!(may_replace(&path).is_ok(), may, "{text}");
-        }
-    }
 
     #[test]
     fn the_server_is_called_by_the_address_that_its_kubeconfigs_name() {
