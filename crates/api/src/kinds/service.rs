@@ -71,6 +71,12 @@ pub static SERVICE: Kind = Kind::BuiltIn(&Row {
             causes.push(Cause::invalid("spec.clusterIPs[0]", json!([now]), "may not change once set"));
         }
         let [class, earlier] = [new, old].map(|s| Field::root(s).dig(&["spec", "loadBalancerClass"]));
+        let check = |s: &Value| has_health_check(s).then(|| health_check_port(s)).filter(|port| *port != 0);
+        if let (Some(port), Some(earlier)) = (check(new), check(old))
+            && port != earlier
+        {
+            causes.push(Cause::invalid("spec.healthCheckNodePort", port, "field is immutable"));
+        }
         let balances = |s: &Value| text(s, &["spec", "type"]) == "LoadBalancer";
         if balances(new) && balances(old) && class.value != earlier.value {
             causes.push(class.invalid("may not change once set"));
@@ -151,13 +157,32 @@ fn defaults(service: &mut Value) {
     }
 }
 
+/// Whether load balancers look by a port of its own which nodes have endpoints of a Service.
+pub fn has_health_check(service: &Value) -> bool {
+    let spec = |field| text(service, &["spec", field]);
+    spec("type") == "LoadBalancer" && spec("externalTrafficPolicy") == "Local"
+}
+
+/// The port by which they do; 0 for none.
+pub fn health_check_port(service: &Value) -> i64 {
+    Field::root(service).dig(&["spec", "healthCheckNodePort"]).int().unwrap_or(0)
+}
+
 /// What the server gave the service stays its own where an update leaves it out.
 fn prepare_update(new: &mut Value, old: &Value) {
     workload::prepare_update(new, old);
     let kind = |s: &Value| text(s, &["spec", "type"]).to_owned();
     let (now, before) = (kind(new), kind(old));
+    let (has_check, had_check) = (has_health_check(new), has_health_check(old));
+    let (check, earlier_check) = (health_check_port(new), health_check_port(old));
     let (Some(spec), Some(stored)) = (inner(new, "spec"), old.get("spec")) else { return };
     drop_what_the_type_lost(spec, stored, &now, &before);
+    if had_check && (has_check && check == 0 || !has_check && check == earlier_check) {
+        super::field::remove(spec, "healthCheckNodePort");
+        if has_check {
+            keep(spec, stored, "healthCheckNodePort");
+        }
+    }
     if now == "ExternalName" || before == "ExternalName" {
         return;
     }

@@ -90,6 +90,28 @@ pub fn rules(snapshot: &Snapshot, service: &ObjectKey, node: &str) -> Vec<Rule> 
     rules
 }
 
+/// What load balancers are told of a Service on one node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HealthCheck {
+    /// The node's port at which they ask.
+    pub port: u16,
+    /// Ready endpoints on this node.
+    pub endpoints: usize,
+}
+
+/// The health check of a Service that keeps outside clients to the nodes with endpoints of it
+/// (`spec.healthCheckNodePort`); `None` of others.
+pub fn health_check(snapshot: &Snapshot, service: &ObjectKey, node: &str) -> Option<HealthCheck> {
+    let spec = snapshot.services.get(service)?.spec.as_ref()?;
+    let is_asked =
+        spec.type_.as_deref() == Some("LoadBalancer") && spec.external_traffic_policy.as_deref() == Some("Local");
+    let port = spec.health_check_node_port.and_then(|port| u16::try_from(port).ok());
+    let port = port.filter(|port| is_asked && *port != 0)?;
+    let behind = backends(snapshot, service);
+    let here = behind.iter().filter(|backend| backend.ready && backend.node == node).map(|backend| backend.address);
+    Some(HealthCheck { port, endpoints: here.collect::<BTreeSet<IpAddr>>().len() })
+}
+
 /// The addresses of a Service that is not headless.
 pub fn cluster_ips(spec: &ServiceSpec) -> Vec<IpAddr> {
     let many = spec.cluster_ips.as_deref().unwrap_or_default();

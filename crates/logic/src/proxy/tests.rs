@@ -75,6 +75,36 @@ fn every_kind_of_frontend_with_its_policy() {
     assert_eq!(shown(&world, "n3")[2], format!("NodePort(30080) TCP -> refused inside {all} 10800s Hairpin"));
 }
 
+/// Load balancers ask each node whether it has ready endpoints.
+#[test]
+fn conformance_a_nodes_own_ready_endpoints_are_counted_for_the_health_check() {
+    let endpoint = |ip: &str, node: &str, ready: bool| {
+        json!({"addresses": [ip], "nodeName": node,
+        "conditions": {"ready": ready, "serving": true, "terminating": !ready}})
+    };
+    let endpoints = json!([
+        endpoint("10.0.0.1", "n1", true),
+        endpoint("10.0.0.1", "n1", true),
+        endpoint("10.0.0.2", "n1", true),
+        endpoint("10.0.0.3", "n1", false),
+        endpoint("10.0.0.4", "n2", false)
+    ]);
+    for (type_, policy, port, expected) in [
+        ("LoadBalancer", "Local", 30081, [Some(2), Some(0), Some(0)]),
+        ("LoadBalancer", "Local", 0, [None; 3]),
+        ("LoadBalancer", "Cluster", 30081, [None; 3]),
+        ("NodePort", "Local", 30081, [None; 3]),
+    ] {
+        let spec = json!({"type": type_, "clusterIP": "10.96.0.10", "externalTrafficPolicy": policy,
+            "healthCheckNodePort": port, "ports": [{"name": "http", "port": 80, "protocol": "TCP"}]});
+        let world = world(spec, endpoints.clone());
+        let check = |node: &str| health_check(&world.snapshot, &ObjectKey::new("default", "web"), node);
+        let found = ["n1", "n2", "n3"].map(|node| check(node).map(|check| check.endpoints));
+        assert_eq!(found, expected, "{type_} {policy} {port}");
+    }
+    assert_eq!(health_check(&World::default().snapshot, &ObjectKey::new("default", "web"), "n1"), None);
+}
+
 #[test]
 fn n3_an_endpoint_whose_pod_is_gone_or_replaced_is_not_used() {
     let spec = json!({"clusterIP": "10.96.0.10", "ports": [{"name": "http", "port": 80, "protocol": "TCP"}]});

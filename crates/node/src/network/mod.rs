@@ -17,6 +17,7 @@ pub mod conntrack;
 pub mod dns;
 pub mod filter;
 pub mod guard;
+mod health_checks;
 mod hold;
 mod link;
 mod look;

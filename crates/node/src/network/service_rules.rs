@@ -13,6 +13,7 @@ use super::Cidr;
 use super::complaints::{Complaints, Subject};
 use super::filter::{Backends, Filter, Front, Fronts, Protocol};
 use super::guard::Guard;
+use super::health_checks::HealthChecks;
 use super::view::View;
 use crate::kubelet::events::Events;
 
@@ -29,6 +30,7 @@ pub(super) struct ServiceRules {
     filter: Filter,
     pub(super) guard: Guard,
     complaints: Complaints,
+    health_checks: HealthChecks,
     /// The Services whose rules may be others now.
     pub(super) services: BTreeSet<ObjectKey>,
     /// The pods of this node whose host ports may be others now.
@@ -45,11 +47,13 @@ pub(super) struct ServiceRules {
 impl ServiceRules {
     pub(super) fn new(filter: Filter, guard: Guard, events: Events) -> Self {
         let (services, pods) = (BTreeSet::new(), BTreeSet::new());
+        let health_checks = HealthChecks::new(&guard.node, events.clone());
         let (complaints, looked) = (Complaints::new(events), Instant::now());
         Self {
             filter,
             guard,
             complaints,
+            health_checks,
             services,
             pods,
             slices_changed: true,
@@ -82,6 +86,7 @@ impl ServiceRules {
         } else {
             self.fill(view);
         }
+        self.health_checks.bring_up(view, self.filled);
         self.forget_stale(is_last);
         if self.looked_abroad.is_none_or(|looked| looked.elapsed() >= LOOK_ABROAD) {
             self.look_abroad();
@@ -117,6 +122,7 @@ impl ServiceRules {
             Ok(refused) => {
                 (self.filled, self.looked) = (true, Instant::now());
                 (self.services, self.pods) = (BTreeSet::new(), BTreeSet::new());
+                self.health_checks.due.extend(view.keys(&kinds::SERVICE));
                 self.due(refused);
                 self.complaints.record_all(view, &self.filter, &self.guard);
             }
@@ -186,6 +192,7 @@ impl ServiceRules {
     /// Brings the kernel's rules of one Service up to the view; whether that succeeded.
     fn write(&mut self, view: &View, service: &ObjectKey) -> bool {
         let rules = view.read(|snapshot, _| proxy::rules(snapshot, service, &self.guard.node));
+        self.health_checks.due.insert(service.clone());
         let name = service.to_string();
         let written = self.filter.set_service(&name, &fronts(&rules, &self.guard));
         self.complaints.look_at(Subject::Service(service.clone()), self.is_cut(&rules, &name));

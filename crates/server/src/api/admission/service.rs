@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
+use mainstay_api::kinds::service::{has_health_check, health_check_port};
 use mainstay_api::kinds::servicecidr;
 use mainstay_api::status::Cause;
 use mainstay_api::{Status, kinds, object};
@@ -40,10 +41,11 @@ fn addresses(service: &Value) -> BTreeSet<String> {
         .collect()
 }
 
-/// The node ports that the Service has.
+/// The node ports that the Service has, that of its health check among them.
 fn node_ports(service: &Value) -> BTreeSet<i64> {
     let ports = object::at(service, &["spec", "ports"]).and_then(Value::as_array).into_iter().flatten();
-    ports.filter_map(|port| port.get("nodePort").and_then(Value::as_i64)).filter(|port| *port != 0).collect()
+    let of_ports = ports.filter_map(|port| port.get("nodePort").and_then(Value::as_i64));
+    of_ports.chain([health_check_port(service)]).filter(|port| *port != 0).collect()
 }
 
 /// Fills in the Service's address and node ports, and checks those it asks for. What `old` has, stays.
@@ -61,6 +63,7 @@ pub fn allocate(batch: &mut Batch<'_>, service: &mut Value, old: Option<&Value>)
     }
     allocate_address(batch, service, old, &mut causes)?;
     allocate_ports(batch, service, old, &mut causes);
+    allocate_health_check(batch, service, old, &mut causes);
     let name = object::name(service);
     if causes.is_empty() { Ok(()) } else { Err(Status::invalid(&kinds::SERVICE, name, &causes)) }
 }
@@ -75,6 +78,10 @@ fn keep_allocated(service: &mut Value, old: &Value) {
         if let Some(kept) = object::at(old, &["spec", field]).filter(|_| is_missing) {
             object::ensure(service, &["spec"]).insert(field.to_owned(), kept.clone());
         }
+    }
+    let check = health_check_port(old);
+    if has_health_check(old) && has_health_check(service) && health_check_port(service) == 0 && check != 0 {
+        object::ensure(service, &["spec"]).insert("healthCheckNodePort".to_owned(), json!(check));
     }
     if !has_node_ports(service) {
         return;
@@ -278,6 +285,37 @@ fn allocate_ports(batch: &mut Batch<'_>, service: &mut Value, old: Option<&Value
         } else {
             port.remove("nodePort");
         }
+    }
+}
+
+/// The port at which every node says whether it has endpoints of the Service, where load balancers want to know.
+fn allocate_health_check(batch: &Batch<'_>, service: &mut Value, old: Option<&Value>, causes: &mut Vec<Cause>) {
+    const FIELD: &str = "spec.healthCheckNodePort";
+    if !has_health_check(service) {
+        return;
+    }
+    let asked = health_check_port(service);
+    let had = old.map(node_ports).unwrap_or_default();
+    if asked == 0 {
+        match free_port(batch, &node_ports(service)) {
+            Some(free) => {
+                object::ensure(service, &["spec"]).insert("healthCheckNodePort".to_owned(), json!(free));
+            }
+            None => causes.push(Cause {
+                reason: "InternalError",
+                message: "Internal error: failed to allocate a HealthCheck NodePort: range is full".to_owned(),
+                field: FIELD.into(),
+            }),
+        }
+        return;
+    }
+    let ports = object::at(service, &["spec", "ports"]).and_then(Value::as_array).into_iter().flatten();
+    let is_a_ports = ports.filter_map(|port| port.get("nodePort")?.as_i64()).any(|port| port == asked);
+    if !NODE_PORTS.contains(&asked) {
+        let why = "provided port is not in the valid range. The range of valid ports is 30000-32767";
+        causes.push(Cause::invalid(FIELD, asked, why));
+    } else if is_a_ports || !had.contains(&asked) && batch.is_taken(&key::node_port(asked)) {
+        causes.push(Cause::invalid(FIELD, asked, "provided port is already allocated"));
     }
 }
 

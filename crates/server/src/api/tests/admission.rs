@@ -235,3 +235,59 @@ fn only_claims_of_classes_that_say_so_may_grow() {
     let made = cluster.create(&kinds::VOLUME_ATTRIBUTES_CLASS, class).expect("created");
     assert_eq!(made["metadata"]["finalizers"], json!(["kubernetes.io/vac-protection"]));
 }
+
+/// Load balancers ask a port of every node which of them have endpoints of a Service that keeps clients there.
+#[test]
+fn conformance_a_service_with_local_endpoints_has_a_port_for_its_health_check() {
+    let cluster = Cluster::new();
+    let spec = json!({ "type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": [{ "port": 80 }] });
+    let with = |change: Value| {
+        let mut spec = spec.clone();
+        merge_patch(&mut spec, change);
+        spec
+    };
+    let port = |service: &Value| service["spec"]["healthCheckNodePort"].as_i64();
+    let made = cluster.create(&kinds::SERVICE, service("a", spec.clone())).expect("created");
+    let given = port(&made).expect("a port");
+    assert!((30_000..=32_767).contains(&given) && json!(given) != made["spec"]["ports"][0]["nodePort"], "{made}");
+    for (name, change) in [("b", json!({ "externalTrafficPolicy": "Cluster" })), ("c", json!({ "type": "NodePort" }))] {
+        let made = cluster.create(&kinds::SERVICE, service(name, with(change))).expect("created");
+        assert_eq!(port(&made), None, "{name}");
+    }
+    // It is nobody else's, whether as such or as a node port.
+    for change in [
+        json!({ "healthCheckNodePort": given }),
+        json!({ "ports": [{ "port": 80, "nodePort": given }] }),
+        json!({ "healthCheckNodePort": 30100, "ports": [{ "port": 80, "nodePort": 30100 }] }),
+    ] {
+        let taken = cluster.create(&kinds::SERVICE, service("d", with(change))).expect_err("taken");
+        assert!(taken.message.contains("provided port is already allocated"), "{}", taken.message);
+    }
+    let outside = cluster.create(&kinds::SERVICE, service("d", with(json!({ "healthCheckNodePort": 80 }))));
+    let outside = outside.expect_err("no node port").message;
+    assert!(outside.contains("spec.healthCheckNodePort") && outside.contains("30000-32767"), "{outside}");
+    let asked = with(json!({ "healthCheckNodePort": 30200, "ports": [{ "port": 80, "nodePort": 30201 }] }));
+    let made = cluster.create(&kinds::SERVICE, service("d", asked)).expect("created");
+    assert_eq!(port(&made), Some(30_200));
+
+    // Who leaves it out keeps it; it does not change, and goes back with the policy.
+    let mut left_out = made.clone();
+    left_out["spec"].as_object_mut().expect("a spec").remove("healthCheckNodePort");
+    assert_eq!(port(&cluster.update(&kinds::SERVICE, "d", left_out).expect("updated")), Some(30_200));
+    let change =
+        |name: &str, change: Value| cluster.merge(&kinds::SERVICE, name, Part::Main, json!({ "spec": change }));
+    let refused = change("d", json!({ "healthCheckNodePort": 30_202 })).expect_err("refused").message;
+    assert!(refused.contains("spec.healthCheckNodePort: Invalid value: 30202: field is immutable"), "{refused}");
+    let changed = change("d", json!({ "externalTrafficPolicy": "Cluster" })).expect("changed");
+    assert_eq!(port(&changed), None);
+    assert_eq!(port(&change("a", json!({ "type": "NodePort" })).expect("changed")), None);
+    for (name, freed) in [("e", 30_200), ("f", given)] {
+        let asked = with(json!({ "healthCheckNodePort": freed }));
+        cluster.create(&kinds::SERVICE, service(name, asked)).expect("free again");
+    }
+    cluster.delete(&kinds::SERVICE, "e", &DeleteOptions::default()).expect("deleted");
+    assert_eq!(
+        port(&change("d", json!({ "externalTrafficPolicy": "Local", "healthCheckNodePort": 30_200 })).expect("c")),
+        Some(30_200)
+    );
+}
