@@ -51,9 +51,9 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads a kubeconfig as `mainstay up` writes it, also after `kubectl config` has rewritten it (as YAML, in order of
-    /// names) or somebody has added clusters: it takes the cluster and user of the context `mainstay`, or else the first
-    /// ones. Further clusters of the same CA are other servers of that one.
+    /// Reads a kubeconfig as `mainstay up` writes it, also after `kubectl config` has rewritten it (as YAML, in order
+    /// of names) or somebody has added clusters: it takes the cluster and user of the context `mainstay`, or else the
+    /// first ones. Further clusters of the same CA are other servers of that one.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let bytes =
             std::fs::read(path).map_err(|source| ConfigError::Read { path: path.display().to_string(), source })?;
@@ -175,11 +175,13 @@ mod tests {
     }
     #[test]
     fn what_kubectl_made_of_a_kubeconfig_is_read_too() {
-        let text = "apiVersion: v1\nkind: Config\nclusters:\n- cluster:\n    certificate-authority-data: b3RoZXI=\n    \
-                    server: https://another:1\n  name: a\n- cluster:\n    certificate-authority-data: Y2E=\n    server: \
-                    https://ours:1\n  name: mainstay\ncontexts:\n- context:\n    cluster: a\n    user: a\n  name: a\n- \
-                    context:\n    cluster: mainstay\n    user: admin\n  name: mainstay\ncurrent-context: a\nusers:\n- \
-                    name: a\n  user:\n    token: another\n- name: admin\n  user:\n    token: ours\n";
+        let clusters = "- cluster: {certificate-authority-data: b3RoZXI=, server: 'https://another:1'}\n  name: a\n\
+                        - cluster: {certificate-authority-data: Y2E=, server: 'https://ours:1'}\n  name: mainstay\n";
+        let contexts = "- context: {cluster: a, user: a}\n  name: a\n\
+                        - context: {cluster: mainstay, user: admin}\n  name: mainstay\n";
+        let users = "- name: a\n  user: {token: another}\n- name: admin\n  user: {token: ours}\n";
+        let text =
+            format!("kind: Config\nclusters:\n{clusters}contexts:\n{contexts}current-context: a\nusers:\n{users}");
         let config = Config::of_yaml(text.as_bytes()).unwrap();
         assert_eq!((config.server.as_str(), config.ca_pem.as_str()), ("ours:1", "ca"));
         assert_eq!(config.token.as_deref(), Some("ours"));

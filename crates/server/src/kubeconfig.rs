@@ -1,11 +1,11 @@
 //! Kubeconfigs that the server writes, some of which are also a person's: what is not ours in one stays in it.
 //!
-//! Ours are the entries `mainstay` and `mainstay@HOST:PORT`, and the user that they name. They are brought up to date as
-//! `kubectl config set-…` does: fields that the server says nothing of (the namespace of a context) stay, and so does
-//! the present context. Whatever would be lost by that is refused in words, and the file left as it is: comments, a
-//! cluster of another CA under our name, a user of our name that belongs to another cluster. A file that has none of our
-//! contexts and some of others is not written either: a person's commands go where that file says, and nobody said that
-//! they should go elsewhere.
+//! Ours are the entries `mainstay` and `mainstay@HOST:PORT`, and the user that they name. They are brought up to date
+//! as `kubectl config set-…` does: fields that the server says nothing of (the namespace of a context) stay, and so
+//! does the present context. Whatever would be lost by that is refused in words, and the file left as it is: comments,
+//! a cluster of another CA under our name, a user of our name that belongs to another cluster. A file that has none of
+//! our contexts and some of others is not written either: a person's commands go where that file says, and nobody said
+//! that they should go elsewhere.
 
 use std::path::{Path, PathBuf};
 

@@ -320,7 +320,7 @@ fn s12_of_several_objects_one_that_may_not_be_written_keeps_no_other() {
             "spec": { "nodeName": "n1", "containers": [] },
             "status": { "phase": "Running", "conditions": ready } }));
     }
-    world.snapshot.silences.advance(std::time::Duration::from_secs(1000));
+    world.snapshot.silences.advance(core::time::Duration::from_secs(1000));
     world.run(&nodelifecycle::CONTROLLER, &ObjectKey::new("", "n1"), at(0), usize::MAX);
     let ready = |name: &str| world.get(&POD, "default", name)["status"]["conditions"][0]["status"].clone();
     assert_eq!((ready("kept"), ready("web")), (json!("True"), json!("False")));
