@@ -5,6 +5,8 @@
 //! store, namespace deletion and garbage collection ask a registry; nothing else keeps a list of kinds.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
 use crate::kinds::{self, Kind};
@@ -19,6 +21,8 @@ struct Kinds {
     all: Vec<Kind>,
     /// By group, plural, and the order in which a group's versions are preferred.
     by_plural: Vec<Kind>,
+    /// By plural: where the versions of each group's stand in that list. Every event of the store is looked up.
+    runs: HashMap<Box<str>, Vec<Range<usize>>>,
     /// By group, kind, and that order.
     by_kind: Vec<Kind>,
 }
@@ -48,7 +52,14 @@ impl Registry {
         let order = |a: &Kind, b: &Kind| a.group.cmp(&b.group).then_with(|| preference(&a.version, &b.version));
         by_plural.sort_by(|a, b| a.group.cmp(&b.group).then_with(|| a.plural.cmp(&b.plural)).then_with(|| order(a, b)));
         by_kind.sort_by(|a, b| a.group.cmp(&b.group).then_with(|| a.kind.cmp(&b.kind)).then_with(|| order(a, b)));
-        Self(Arc::new(Kinds { version, all, by_plural, by_kind }))
+        let mut runs: HashMap<Box<str>, Vec<Range<usize>>> = HashMap::new();
+        let mut start = 0;
+        for same in by_plural.chunk_by(|a, b| a.group == b.group && a.plural == b.plural) {
+            let plural = same.first().map_or("", |kind| &*kind.plural);
+            runs.entry(plural.into()).or_default().push(start..start + same.len());
+            start += same.len();
+        }
+        Self(Arc::new(Kinds { version, all, by_plural, runs, by_kind }))
     }
 
     /// Counts up with every change; registries of equal version are equal.
@@ -68,7 +79,9 @@ impl Registry {
 
     /// Every version of the resource with this plural; the preferred one first.
     pub fn versions(&self, group: &str, plural: &str) -> &[Kind] {
-        run(&self.0.by_plural, |kind| (&*kind.group, &*kind.plural).cmp(&(group, plural)))
+        let runs = self.0.runs.get(plural).into_iter().flatten();
+        let mut versions = runs.filter_map(|run| self.0.by_plural.get(run.clone()));
+        versions.find(|versions| versions.first().is_some_and(|kind| kind.group == group)).unwrap_or_default()
     }
 
     /// The kind at `/apis/<group>/<version>/<plural>` (`group` is `""` for the core group).

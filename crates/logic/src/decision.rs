@@ -356,7 +356,8 @@ pub struct Controller {
     pub many: Option<Many>,
 }
 
-/// How a controller decides many keys together. It is asked again only when its last decisions are committed and seen.
+/// How a controller decides many keys together. It is asked again when its last decisions are committed and seen, or
+/// are [assumed](Many::assume) to be.
 pub struct Many {
     /// A decision for each key, in this order: each may rely on those before it. A cut or a refusal ends them all.
     pub decide: fn(&Snapshot, &[ObjectKey], Timestamp) -> Vec<Decision>,
@@ -366,6 +367,11 @@ pub struct Many {
     pub all: fn(&Snapshot) -> Vec<ObjectKey>,
     /// At most so many at a time.
     pub most: usize,
+    /// Takes a write of its own, which is under way, for done. With it the next keys are decided while the last are
+    /// being committed, as if they were: what is written or [relied on](Decision::relies) by those is nobody else's
+    /// until they are seen all the same, and when one is not done after all, every key is looked at again. The object
+    /// may have changed since the write was decided.
+    pub assume: Option<fn(&mut Snapshot, &Write)>,
 }
 
 /// A status patch that replaces a list, and so must not meet a newer one.

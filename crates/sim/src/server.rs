@@ -26,6 +26,8 @@ use crate::seed::Seed;
 
 /// A commit waits for a slow disk for less than this, in milliseconds.
 const SLOW_DISK: i64 = 3000;
+/// Pods that are placed together, where they are placed in small rounds.
+const ROUND: usize = 2;
 
 /// What a running server consists of.
 pub struct Up {
@@ -192,7 +194,10 @@ impl Server {
     fn sit_down(&mut self, api: &Api) -> Option<Seat<Wire>> {
         let (bug, seed) = (self.bug, self.seed.fork());
         let wire = |watcher| Wire { watcher, seed, is_stormy: false, bug, again: None, told: 0 };
-        Seat::begin(api.clone(), Driver::new(mainstay_logic::controllers::CONTROLLERS), wire).ok()
+        let driver = Driver::new(mainstay_logic::controllers::CONTROLLERS);
+        // A round that is full while another is being committed: there are too few pods for those of production.
+        let driver = if self.seed.one_in(2) { driver.deciding_together(ROUND) } else { driver };
+        Seat::begin(api.clone(), driver, wire).ok()
     }
 
     /// Dies. With the power, what was not synced may be lost; else the file is as the process left it.
@@ -370,7 +375,12 @@ impl Server {
                 let compiled = flight.prepared.unwrap_or_else(|| compile(&up.api, &flight.work));
                 let committed = up.api.store.commit_blocking(compiled.txn.clone());
                 let is_dead = self.committed();
-                (!is_dead).then(|| Done::of(flight.work, &compiled, committed))
+                let mut done = (!is_dead).then(|| Done::of(flight.work, &compiled, committed));
+                if let (Some(work), Some(up)) = (done.as_mut().and_then(Done::split), &mut self.up) {
+                    let (decided_on, not_before) = (flight.decided_on, flight.not_before);
+                    up.under_way.insert(0, Flight { work, decided_on, prepared: None, not_before });
+                }
+                done
             }
             Mode::OneByOne => self.commit_one_by_one(flight.work),
         };

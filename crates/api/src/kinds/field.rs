@@ -74,26 +74,31 @@ impl<'a> Field<'a> {
 
     /// The field `name` below this one.
     pub fn get(&self, name: &str) -> Self {
-        let path = if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) };
+        // Not formatted: each validation makes hundreds of these, and mostly shows none.
+        let path = if self.path.is_empty() { name.to_owned() } else { [&self.path, ".", name].concat() };
         Self { value: self.value.get(name).unwrap_or(&NULL), path }
     }
 
     /// A field several steps below.
     pub fn dig(&self, names: &[&str]) -> Self {
-        names.iter().fold(self.clone(), |field, name| field.get(name))
+        match names {
+            [] => self.clone(),
+            [first, rest @ ..] => rest.iter().fold(self.get(first), |field, name| field.get(name)),
+        }
     }
 
     /// The items of a list.
     pub fn items(&self) -> impl Iterator<Item = Self> + use<'a> {
-        let path = self.path.clone();
         let items = self.value.as_array().map(Vec::as_slice).unwrap_or_default();
+        let path = if items.is_empty() { String::new() } else { self.path.clone() };
         items.iter().enumerate().map(move |(index, value)| Self { value, path: format!("{path}[{index}]") })
     }
 
     /// The entries of a map, with `path[key]`.
     pub fn entries(&self) -> impl Iterator<Item = (&'a str, Self)> + use<'a> {
-        let path = self.path.clone();
-        let entries = self.value.as_object().into_iter().flatten();
+        let entries = self.value.as_object().filter(|entries| !entries.is_empty());
+        let path = entries.map_or_else(String::new, |_| self.path.clone());
+        let entries = entries.into_iter().flatten();
         entries.map(move |(key, value)| (key.as_str(), Self { value, path: format!("{path}[{key}]") }))
     }
 

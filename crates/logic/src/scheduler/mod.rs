@@ -2,7 +2,8 @@
 //! empty key is all pods that have none.
 //!
 //! Relies on: the API server refusing a second binding of a pod; the driver deciding on nothing older than its own
-//! last commit of this controller; nodes saying their resources and their volume root.
+//! last commit of this controller, or on what that [is assumed](round::assume) to be; nodes saying their resources and
+//! their volume root.
 //! Guarantees V1 (through [`crate::volume`]: claimRef by uid, guarded, before the claim, before the pod), V5 (a bound
 //! volume's node affinity is never overruled), V10 (a node promises no more room than it has), V6 (a fresh claim gets
 //! a fresh directory), V9. After a cut the volumes made so far belong to the claim, and the next decision goes where
@@ -54,6 +55,7 @@ pub const CONTROLLER: Controller = Controller {
         rank: |snapshot, key| snapshot.pods.get(key).map_or(0, |pod| -i64::from(fit::priority(pod))),
         all: |snapshot| snapshot.pods_of_node("").filter(|(_, pod)| is_due(pod)).map(|(key, _)| key.clone()).collect(),
         most: MAX_ROUND,
+        assume: Some(round::assume),
     }),
 };
 

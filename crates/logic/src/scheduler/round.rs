@@ -12,7 +12,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use mainstay_api::ObjectKey;
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::fit::{Refusal, Wants, consider, priority, usage_for};
@@ -239,50 +241,14 @@ impl Round {
 
     /// Takes a write for done.
     fn charge(&mut self, write: &Write) {
+        assume(&mut self.snapshot, write);
         match write {
-            Write::Bind { key, node, .. } => {
-                let Some(mut pod) = self.snapshot.pods.get(key).map(|pod| Pod::clone(pod)) else { return };
-                pod.spec.get_or_insert_default().node_name = Some(node.clone());
-                self.snapshot.set(key, Some(Arc::new(pod)));
-                self.touch(node);
-            }
-            Write::Create { kind, object } if kind.plural == PersistentVolume::PLURAL => {
-                let key = ObjectKey::of(object);
-                if let Ok(volume) = serde_json::from_value::<PersistentVolume>(object.clone()) {
-                    self.snapshot.set(&key, Some(Arc::new(volume)));
-                }
-            }
-            Write::Patch { kind, key, patch, .. } if kind.plural == PersistentVolume::PLURAL => {
-                self.patch::<PersistentVolume>(key, patch);
-            }
-            Write::Patch { kind, key, patch, .. } if kind.plural == PersistentVolumeClaim::PLURAL => {
-                self.patch::<PersistentVolumeClaim>(key, patch);
-            }
-            Write::Patch { kind, key, patch, .. } if kind.plural == Pod::PLURAL => {
-                let is_nomination = patch.pointer("/status/nominatedNodeName").is_some();
-                self.nominated |= is_nomination;
-                if is_nomination {
-                    self.patch::<Pod>(key, patch);
-                    self.rankings.clear();
-                }
-            }
-            Write::Delete { kind, key, .. } if kind.plural == Pod::PLURAL => {
-                let Some(mut pod) = self.snapshot.pods.get(key).map(|pod| Pod::clone(pod)) else { return };
-                pod.metadata.deletion_timestamp =
-                    Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(Timestamp::UNIX_EPOCH));
-                self.snapshot.set(key, Some(Arc::new(pod)));
+            Write::Bind { node, .. } => self.touch(node),
+            Write::Patch { kind, patch, .. } if kind.plural == Pod::PLURAL && is_nomination(patch) => {
+                self.nominated = true;
+                self.rankings.clear();
             }
             _ => {}
-        }
-    }
-
-    fn patch<T: Typed + serde::Serialize + serde::de::DeserializeOwned>(&mut self, key: &ObjectKey, patch: &Value) {
-        let Some(mut object) = T::of(&self.snapshot).get(key).and_then(|old| serde_json::to_value(&**old).ok()) else {
-            return;
-        };
-        mainstay_api::object::merge(&mut object, patch.clone());
-        if let Ok(new) = serde_json::from_value::<T>(object) {
-            self.snapshot.set(key, Some(Arc::new(new)));
         }
     }
 
@@ -297,6 +263,68 @@ impl Round {
             slot.version += 1;
         }
     }
+}
+
+fn is_nomination(patch: &Value) -> bool {
+    patch.pointer("/status/nominatedNodeName").is_some()
+}
+
+/// Takes one of the scheduler's writes for done, as far as other pods' places depend on it. Where its object is gone,
+/// is another one of that name, or has what the write gives it, there is nothing to take.
+pub fn assume(snapshot: &mut Snapshot, write: &Write) {
+    match write {
+        Write::Bind { key, uid, node } => change::<Pod>(snapshot, key, uid, |pod| {
+            let named = &mut pod.spec.get_or_insert_default().node_name;
+            if named.as_deref().unwrap_or("").is_empty() {
+                *named = Some(node.clone());
+            }
+        }),
+        Write::Create { kind, object } if kind.plural == PersistentVolume::PLURAL => {
+            let key = ObjectKey::of(object);
+            if !snapshot.persistent_volumes.contains_key(&key)
+                && let Ok(volume) = PersistentVolume::deserialize(object)
+            {
+                snapshot.set(&key, Some(Arc::new(volume)));
+            }
+        }
+        Write::Patch { kind, key, uid, patch, .. } if kind.plural == PersistentVolume::PLURAL => {
+            merge::<PersistentVolume>(snapshot, key, uid, patch);
+        }
+        Write::Patch { kind, key, uid, patch, .. } if kind.plural == PersistentVolumeClaim::PLURAL => {
+            merge::<PersistentVolumeClaim>(snapshot, key, uid, patch);
+        }
+        Write::Patch { kind, key, uid, patch, .. } if kind.plural == Pod::PLURAL && is_nomination(patch) => {
+            merge::<Pod>(snapshot, key, uid, patch);
+        }
+        Write::Delete { kind, key, uid, .. } if kind.plural == Pod::PLURAL => {
+            change::<Pod>(snapshot, key, uid, |pod| {
+                pod.metadata.deletion_timestamp.get_or_insert(Time(Timestamp::UNIX_EPOCH));
+            });
+        }
+        _ => {}
+    }
+}
+
+fn change<T: Typed + Clone>(snapshot: &mut Snapshot, key: &ObjectKey, uid: &str, change: impl FnOnce(&mut T)) {
+    let Some(mut object) = T::of(snapshot).get(key).map(|object| T::clone(object)) else { return };
+    // A volume that its decision has made itself has no uid yet.
+    if object.object_meta_mut().uid.as_deref().unwrap_or("") == uid {
+        change(&mut object);
+        snapshot.set(key, Some(Arc::new(object)));
+    }
+}
+
+fn merge<T>(snapshot: &mut Snapshot, key: &ObjectKey, uid: &str, patch: &Value)
+where
+    T: Typed + Clone + serde::Serialize + serde::de::DeserializeOwned,
+{
+    change::<T>(snapshot, key, uid, |object| {
+        let Ok(mut merged) = serde_json::to_value(&*object) else { return };
+        mainstay_api::object::merge(&mut merged, patch.clone());
+        if let Ok(new) = serde_json::from_value(merged) {
+            *object = new;
+        }
+    });
 }
 
 /// Whether two pods fit the same nodes equally well, but for their claims and what other pods make of their labels.

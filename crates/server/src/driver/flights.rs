@@ -1,5 +1,6 @@
 //! Decisions that are being committed, or are committed and not yet seen: their keys are not decided again until they
-//! are, and nothing else is decided about the objects that they write. All other keys go on.
+//! are, and nothing else is decided about the objects that they write. All other keys go on; where a controller
+//! [assumes](mainstay_logic::decision::Many::assume) its own writes to be done, on the state that those make.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,8 +20,10 @@ pub struct Flights {
     writers: BTreeMap<Object, Item>,
     /// What is committed, by the revision from which on it is seen.
     landing: BTreeSet<(u64, Item)>,
-    /// How many items of each controller are under way.
-    lanes: BTreeMap<usize, usize>,
+    /// How many items of each controller are under way, by what was decided together.
+    lanes: BTreeMap<usize, BTreeMap<u64, usize>>,
+    /// What is being decided together.
+    round: u64,
 }
 
 #[derive(Debug, Default)]
@@ -30,6 +33,11 @@ struct Flight {
     woken: bool,
     /// Keys that want to write one of the objects too.
     waiters: BTreeSet<Item>,
+    round: u64,
+    /// What others of its controller take for done.
+    assumed: Vec<Write>,
+    /// Whether any has.
+    is_relied_on: bool,
 }
 
 /// The objects that a decision writes, as far as they have names yet.
@@ -76,14 +84,42 @@ impl Flights {
         true
     }
 
-    /// A key's decision is on its way.
-    pub fn start(&mut self, item: &Item, decision: &Decision) {
+    /// How many times keys of a controller were decided together that are under way.
+    pub fn rounds(&self, lane: usize) -> usize {
+        self.lanes.get(&lane).map_or(0, BTreeMap::len)
+    }
+
+    /// What [starts](Flights::start) from now on was decided together.
+    pub fn begin_round(&mut self) {
+        self.round += 1;
+    }
+
+    /// The writes of a controller that are under way, for being taken for done.
+    pub fn assume(&mut self, lane: usize) -> impl Iterator<Item = &Write> {
+        let all = self.by_item.range_mut((lane, ObjectKey::new("", ""))..).take_while(move |((of, _), _)| *of == lane);
+        all.flat_map(|(_, flight)| {
+            flight.is_relied_on = true;
+            &flight.assumed
+        })
+    }
+
+    /// What a key decided is not done after all. Whether anything was decided as if it were.
+    pub fn refute(&mut self, item: &Item) -> bool {
+        let Some(flight) = self.by_item.get_mut(item) else { return false };
+        flight.assumed.clear();
+        flight.is_relied_on
+    }
+
+    /// A key's decision is on its way; `assumes`: until it is seen, others of its controller may take it for done.
+    pub fn start(&mut self, item: &Item, decision: &Decision, assumes: bool) {
         let objects: Vec<Object> = held(decision).collect();
         for object in &objects {
             self.writers.entry(object.clone()).or_insert_with(|| item.clone());
         }
-        self.by_item.insert(item.clone(), Flight { objects, ..Flight::default() });
-        *self.lanes.entry(item.0).or_default() += 1;
+        let assumed = if assumes { decision.writes.clone() } else { Vec::new() };
+        let flight = Flight { objects, round: self.round, assumed, ..Flight::default() };
+        self.by_item.insert(item.clone(), flight);
+        *self.lanes.entry(item.0).or_default().entry(self.round).or_default() += 1;
     }
 
     /// A key's decision is committed; it is seen from `revision` on.
@@ -110,9 +146,14 @@ impl Flights {
                 self.writers.remove(&object);
             }
         }
-        if let Some(count) = self.lanes.get_mut(&item.0) {
+        if let Some(rounds) = self.lanes.get_mut(&item.0)
+            && let Some(count) = rounds.get_mut(&flight.round)
+        {
             *count -= 1;
             if *count == 0 {
+                rounds.remove(&flight.round);
+            }
+            if rounds.is_empty() {
                 self.lanes.remove(&item.0);
             }
         }

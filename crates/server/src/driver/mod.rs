@@ -5,7 +5,9 @@
 //! that but the commits and the sleeps; production drives it in [`run`], the simulator in its one thread.
 //!
 //! No key is decided on a snapshot older than its own last commit, and nothing is decided about an object that another
-//! decision is writing ([`flights`]), so no controller acts twice on what it has not yet seen itself do.
+//! decision is writing ([`flights`]), so no controller acts twice on what it has not yet seen itself do. A controller
+//! that decides many keys together decides the next when its last decisions are seen; where as many wait as it takes
+//! and it can [assume](mainstay_logic::decision::Many::assume) those to be done, while they are being committed.
 
 mod commit;
 pub(crate) mod events;
@@ -43,6 +45,8 @@ use crate::instruments::Controllers;
 const MAX_FLIGHTS: usize = 512;
 /// So many more while webhooks are asked about theirs, so that those do not keep the others waiting.
 const MAX_ASKING: usize = 4096;
+/// How many times many keys of a controller are decided together before the first of those decisions are seen.
+const MAX_ROUNDS: usize = 2;
 /// Keys that a load takes from the store at a time.
 const PAGE: usize = 1000;
 
@@ -107,6 +111,8 @@ pub struct Driver {
     asking: Arc<Asking>,
     /// A clock that nobody sets; the time that is given to each call where there is none.
     steady: Option<Instant>,
+    /// At most so many keys are decided together.
+    most_keys: usize,
 }
 
 /// The keys whose decisions wait for webhooks.
@@ -137,7 +143,15 @@ impl Driver {
             asking: Arc::default(),
             counts: Arc::default(),
             steady: None,
+            most_keys: usize::MAX,
         }
+    }
+
+    /// The same, deciding at most so many keys together (at least one): for tests, which have few.
+    #[must_use]
+    pub fn deciding_together(mut self, most_keys: usize) -> Self {
+        self.most_keys = most_keys.max(1);
+        self
     }
 
     /// The same, with a clock of its own for how long nodes are silent: that of the calls may be set.
@@ -362,9 +376,16 @@ impl Driver {
             return Some(work);
         }
         while self.flights.len() < MAX_FLIGHTS + self.asking.keys.load(Ordering::Relaxed).min(MAX_ASKING) {
-            let (flights, controllers) = (&self.flights, self.controllers);
-            let is_many = |lane: usize| controllers.get(lane).is_some_and(|controller| controller.many.is_some());
-            let Some(lane) = self.queue.next_lane(|lane| !is_many(lane) || !flights.has_lane(lane)) else {
+            let (flights, controllers, most_keys) = (&self.flights, self.controllers, self.most_keys);
+            let is_open = |lane: usize, waiting: usize| {
+                let many = controllers.get(lane).and_then(|controller| controller.many.as_ref());
+                many.is_none_or(|many| match flights.rounds(lane) {
+                    0 => true,
+                    // Less is decided with the next, when more is known.
+                    rounds => many.assume.is_some() && rounds < MAX_ROUNDS && waiting >= many.most.min(most_keys),
+                })
+            };
+            let Some(lane) = self.queue.next_lane(is_open) else {
                 if self.expand() {
                     continue;
                 }
@@ -399,14 +420,16 @@ impl Driver {
         }
         let key = ObjectKey::new("", "");
         let part = Part { item: (EXPIRY, key.clone()), key, decision: Decision::default() };
-        self.flights.start(&part.item, &part.decision);
+        self.flights.begin_round();
+        self.flights.start(&part.item, &part.decision, false);
         Some(Work { controller: "event-ttl", parts: vec![part], expired, most_writes: usize::MAX })
     }
 
     /// Decides the next keys of a controller.
     fn decide(&mut self, lane: usize, now: Timestamp) -> Option<Work> {
         let controller = self.controllers.get(lane)?;
-        let keys = self.queue.pop(lane, controller.many.as_ref().map_or(1, |many| many.most));
+        let keys = self.queue.pop(lane, controller.many.as_ref().map_or(1, |many| many.most.min(self.most_keys)));
+        self.flights.begin_round();
         self.counts.taken(controller.name, keys.len());
         if let Some((kind, key)) = self.snapshot.unreadable_of(controller.reads) {
             let why = mainstay_logic::Waiting::Undecodable { kind: kind.clone(), key: key.clone() };
@@ -416,18 +439,24 @@ impl Driver {
             }
             return None;
         }
+        let assume = controller.many.as_ref().and_then(|many| many.assume);
+        let assumed = assume.and_then(|assume| self.assumed(lane, assume));
         let together = match (&controller.many, keys.as_slice()) {
-            (Some(many), [_, _, ..]) => self.attempt(|snapshot| (many.decide)(snapshot, &keys, now)),
+            (Some(many), [_, _, ..]) => {
+                attempt(assumed.as_ref().unwrap_or(&self.snapshot), |snapshot| (many.decide)(snapshot, &keys, now))
+            }
             _ => None,
         };
         let mut decisions = together.filter(|decisions| decisions.len() == keys.len()).map(Vec::into_iter);
-        let (mut parts, mut keys, mut is_cut) = (Vec::new(), keys.into_iter(), false);
+        let (mut parts, mut keys, mut is_cut) = (Vec::with_capacity(keys.len()), keys.into_iter(), false);
         for key in keys.by_ref() {
             let item = (lane, key);
             let decision = match &mut decisions {
                 Some(decisions) => decisions.next(),
                 // Alone, so that it is known whose decision panicked.
-                None => self.attempt(|snapshot| (controller.reconcile)(snapshot, &item.1, now)),
+                None => attempt(assumed.as_ref().unwrap_or(&self.snapshot), |snapshot| {
+                    (controller.reconcile)(snapshot, &item.1, now)
+                }),
             };
             if is_cut {
                 // It may rely on the one that has to wait, and is decided anew: at once, or when whoever writes its own
@@ -445,7 +474,7 @@ impl Driver {
                 }
                 break;
             }
-            self.flights.start(&item, &decision);
+            self.flights.start(&item, &decision, assume.is_some());
             parts.push(Part { key: item.1.clone(), item, decision });
             if decisions.is_none() {
                 break;
@@ -457,9 +486,14 @@ impl Driver {
         Some(Work { controller: controller.name, parts, expired: Vec::new(), most_writes })
     }
 
-    /// What a controller says, unless it panics.
-    fn attempt<T>(&self, decide: impl FnOnce(&Snapshot) -> T) -> Option<T> {
-        catch_unwind(AssertUnwindSafe(|| decide(&self.snapshot))).ok()
+    /// The snapshot with what a controller has decided and that is not seen yet; `None` where nothing is.
+    fn assumed(&mut self, lane: usize, assume: fn(&mut Snapshot, &Write)) -> Option<Snapshot> {
+        if !self.flights.has_lane(lane) {
+            return None;
+        }
+        let mut assumed = self.snapshot.clone();
+        self.flights.assume(lane).for_each(|write| assume(&mut assumed, write));
+        Some(assumed)
     }
 
     /// Notes what a decision says beside its writes. Gives it back where there is something to commit.
@@ -538,6 +572,10 @@ impl Driver {
         }
         for (index, part) in work.parts.into_iter().enumerate() {
             let item = part.item;
+            if index >= done && self.flights.refute(&item) {
+                // Who was told that there is no room, or decided where it is best, did so for what is not.
+                self.wake_all.insert(item.0);
+            }
             if index < done {
                 self.most_writes.remove(&item);
                 self.queue.succeeded(&item);
@@ -600,6 +638,11 @@ impl Driver {
             .iter()
             .filter_map(|((index, key), waiting)| Some((self.controllers.get(*index)?.name, key, waiting.as_slice())))
     }
+}
+
+/// What a controller says, unless it panics.
+fn attempt<T>(snapshot: &Snapshot, decide: impl FnOnce(&Snapshot) -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(|| decide(snapshot))).ok()
 }
 
 /// Whether every write of the decision is one that the controller may make.

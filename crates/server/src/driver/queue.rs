@@ -82,11 +82,11 @@ impl Queue {
         due
     }
 
-    /// The controller whose turn it is among those that have keys and are open.
-    pub fn next_lane(&mut self, is_open: impl Fn(usize) -> bool) -> Option<usize> {
+    /// The controller whose turn it is among those that have keys and are open; that is asked with how many keys wait.
+    pub fn next_lane(&mut self, is_open: impl Fn(usize, usize) -> bool) -> Option<usize> {
         let after = self.lanes.range(self.turn + 1..).chain(self.lanes.range(..=self.turn));
-        let next =
-            after.filter(|(_, lane)| !lane.ready.is_empty()).map(|(index, _)| *index).find(|lane| is_open(*lane));
+        let mut after = after.filter(|(_, lane)| !lane.ready.is_empty());
+        let next = after.find(|(index, lane)| is_open(**index, lane.ready.len())).map(|(index, _)| *index);
         self.turn = next.unwrap_or(self.turn);
         next
     }
@@ -154,7 +154,7 @@ mod tests {
         queue.take_due(now).into_iter().for_each(|item| {
             queue.wake(item);
         });
-        let lane = queue.next_lane(|_| true)?;
+        let lane = queue.next_lane(|_, _| true)?;
         queue.pop(lane, 1).pop().map(|key| (lane, key))
     }
 

@@ -58,11 +58,24 @@ async fn prepare(api: &Api, work: &Work, asking: &Asking) -> Option<Compiled> {
     }
 }
 
-/// Prepares and commits one decision.
-async fn commit(api: Api, work: Work, asking: Arc<Asking>) -> Done {
-    let Some(compiled) = prepare(&api, &work, &asking).await else { return Done::unprepared(work) };
-    let committed = api.commit(compiled.txn.clone()).await;
-    Done::of(work, &compiled, committed)
+/// Prepares and commits decisions that were made together, in as many transactions as it takes: they rely on those
+/// before them, which are then done, so none is made anew because a transaction was full.
+async fn commit(api: Api, mut work: Work, asking: Arc<Asking>) -> Vec<Done> {
+    let mut all = Vec::new();
+    loop {
+        let Some(mut compiled) = prepare(&api, &work, &asking).await else {
+            all.push(Done::unprepared(work));
+            return all;
+        };
+        let committed = api.commit(std::mem::take(&mut compiled.txn)).await;
+        let mut done = Done::of(work, &compiled, committed);
+        let rest = done.split();
+        all.push(done);
+        match rest {
+            Some(rest) => work = rest,
+            None => return all,
+        }
+    }
 }
 
 /// Runs the controllers until the server stops. Woken by the store's events and by the driver's timers, never by
@@ -83,7 +96,7 @@ pub async fn run(
     });
     let Ok(Ok(mut seat)) = loaded.await else { return };
     let asking = seat.driver.asking();
-    let mut commits: JoinSet<Done> = JoinSet::new();
+    let mut commits: JoinSet<Vec<Done>> = JoinSet::new();
     while !*closing.borrow() {
         let mut is_broken = false;
         // Before the turn: what a commit's end wakes is decided in it, not slept upon.
@@ -118,7 +131,7 @@ pub async fn run(
 async fn wait(
     api: &Api,
     seat: &mut Seat,
-    commits: &mut JoinSet<Done>,
+    commits: &mut JoinSet<Vec<Done>>,
     asking: &Asking,
     undecodable: &watch::Sender<Vec<String>>,
     measured: &mut watch::Receiver<Arc<Measured>>,
@@ -156,9 +169,9 @@ async fn wait(
 
 /// Takes in how a commit went; whether the disk failed. `None` where its task broke: its keys would be under way for
 /// ever, so that the driver has to begin anew.
-fn finish(seat: &mut Seat, done: Result<Done, tokio::task::JoinError>, now: Timestamp) -> Option<bool> {
+fn finish(seat: &mut Seat, done: Result<Vec<Done>, tokio::task::JoinError>, now: Timestamp) -> Option<bool> {
     match done {
-        Ok(done) => Some(seat.finished(done, now)),
+        Ok(all) => Some(all.into_iter().fold(false, |is_broken, done| seat.finished(done, now) || is_broken)),
         Err(error) => {
             tracing::error!(%error, "committing a decision broke; the controllers begin anew");
             None

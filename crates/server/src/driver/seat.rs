@@ -82,6 +82,20 @@ impl Done {
     }
 }
 
+impl Done {
+    /// Where whole decisions are committed and others were left for want of room: those others, to be committed as they
+    /// are.
+    pub fn split(&mut self) -> Option<Work> {
+        let Finish::Partly(revision, done) = self.finish else { return None };
+        if done == 0 || done >= self.work.parts.len() || !self.work.expired.is_empty() {
+            return None;
+        }
+        self.finish = Finish::Committed(revision);
+        let parts = self.work.parts.split_off(done);
+        Some(Work { controller: self.work.controller, parts, expired: Vec::new(), most_writes: usize::MAX })
+    }
+}
+
 fn outcome(compiled: &Compiled, committed: Result<Committed, CommitError>, work: &Work) -> Finish {
     let key = work.parts.get(compiled.parts).or(work.parts.first()).map(|part| &part.key);
     let revision = match committed {

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 mod custom;
 mod refused;
 mod release;
+mod rounds;
 
 use super::*;
 use crate::api::tests::{Cluster, config_map};
@@ -587,6 +588,7 @@ fn many_keys_are_decided_together_by_rank_and_a_refusal_ends_only_what_follows()
             rank: |_, key| if &*key.name == "z" { -1 } else { 0 },
             all: |_| Vec::new(),
             most: 10,
+            assume: None,
         }),
     }];
     let cluster = Cluster::new();
@@ -631,7 +633,8 @@ fn x6_many_keys_that_wait_for_one_writer_are_decided_once_until_it_is_done() {
             wake(slot(0).1);
         }
     }
-    let many = mainstay_logic::decision::Many { decide: each, rank: |_, _| 0, all: |_| Vec::new(), most: 200 };
+    let many =
+        mainstay_logic::decision::Many { decide: each, rank: |_, _| 0, all: |_| Vec::new(), most: 200, assume: None };
     let reconcile: fn(&Snapshot, &ObjectKey, Timestamp) -> Decision =
         |snapshot, key, now| each(snapshot, std::slice::from_ref(key), now).pop().unwrap_or_default();
     let nobody = |_: &Snapshot, _: &ObjectKey, _: Timestamp| Decision::default();
