@@ -102,6 +102,17 @@ fn services_of_every_kind() {
     let (said, took) = from_host("http://127.0.0.1:30080/");
     checks.holds("a node port has no loopback address", said.contains("connect to server") && took < AT_ONCE, &said);
     checks.holds("a node port from a pod", all.contains(&from_pod(&format!("http://{node}:30080/")).0), &node);
+    cluster.apply(
+        "apiVersion: v1\nkind: Service\nmetadata: {name: balanced}\nspec: {type: LoadBalancer, \
+            externalTrafficPolicy: Local, selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}",
+    );
+    let health = format!("http://{node}:{}/healthz", cluster.field("service/balanced", "{.spec.healthCheckNodePort}"));
+    let has_endpoints = |count: usize| from_host(&health).0.contains(&format!("\"localEndpoints\": {count},"));
+    cluster.eventually("load balancers are told of a node's endpoints", || has_endpoints(all.len()));
+    cluster.kubectl(&["patch", "service/balanced", "-p", "{\"spec\":{\"selector\":{\"app\":\"nobody\"}}}"]);
+    cluster.eventually("and of their end", || has_endpoints(0));
+    cluster.kubectl(&["delete", "service/balanced"]);
+    cluster.eventually("nobody answers for what is gone", || from_host(&health).0.contains("onnect"));
     checks.equal(
         "hairpin",
         &fetched(cluster.in_network_of("db-0", "curl"), &format!("http://{}/", address("itself"))).0,

@@ -24,7 +24,14 @@ pub enum Refused {
     /// Something of somebody's would be lost.
     #[error("{0}; {HINT}")]
     Theirs(String),
+    /// kubectl changes it, or did when it was stopped.
+    #[error("it is being changed by kubectl; if it is not, remove {0}")]
+    Busy(PathBuf),
 }
+
+/// How often, and how far apart, it is tried to be the one who changes a file.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
 
 const HINT: &str = "name another file with --kubeconfig, and both in KUBECONFIG";
 
@@ -49,16 +56,63 @@ pub enum WriteError {
 /// # Errors
 /// See [`WriteError`]; the file is as it was.
 pub fn write(path: &Path, own: &str, durable: Durable) -> Result<(), WriteError> {
-    let there = match std::fs::read(path) {
-        Ok(there) => there,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
-        Err(source) => return Err(PkiError::File { path: path.to_owned(), source }.into()),
+    let refused = |why| WriteError::Refused { path: path.to_owned(), why };
+    let merged = || {
+        let there = match std::fs::read(path) {
+            Ok(there) => there,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Vec::new(),
+            Err(source) => return Err(PkiError::File { path: path.to_owned(), source }.into()),
+        };
+        let there = std::str::from_utf8(&there).map_err(|_| refused(Refused::Foreign))?;
+        merge(there, own).map_err(refused)
     };
-    let merged = std::str::from_utf8(&there).map_err(|_| Refused::Foreign).and_then(|there| merge(there, own));
-    match merged {
-        Ok(Some(text)) => Ok(replace_private(path, text.as_bytes(), durable)?),
-        Ok(None) => Ok(()),
-        Err(why) => Err(WriteError::Refused { path: path.to_owned(), why }),
+    match merged()? {
+        None => Ok(()),
+        // Nothing of anybody's is in it.
+        Some(text) if text == own => Ok(replace_private(path, text.as_bytes(), durable)?),
+        Some(_) => {
+            // What kubectl is about to write to it, it has read before.
+            let _lock = Lock::take(path).ok_or_else(|| refused(Refused::Busy(Lock::path(path))))?;
+            match merged()? {
+                Some(text) => Ok(replace_private(path, text.as_bytes(), durable)?),
+                None => Ok(()),
+            }
+        }
+    }
+}
+
+/// The lock that kubectl takes while it changes a kubeconfig: a file beside it.
+struct Lock(PathBuf);
+
+impl Lock {
+    fn path(of: &Path) -> PathBuf {
+        let mut path = of.as_os_str().to_owned();
+        path.push(".lock");
+        path.into()
+    }
+
+    /// Waits a moment for whoever has it.
+    fn take(of: &Path) -> Option<Self> {
+        let path = Self::path(of);
+        for _ in 0..LOCK_TRIES {
+            match std::fs::OpenOptions::new().write(true).create_new(true).open(&path) {
+                Ok(_) => return Some(Self(path)),
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => std::thread::sleep(LOCK_PAUSE),
+                // Where none can be made, none is there: the write says what is wrong.
+                Err(_) => return Some(Self(PathBuf::new())),
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if !self.0.as_os_str().is_empty()
+            && let Err(error) = std::fs::remove_file(&self.0)
+        {
+            tracing::warn!(path = %self.0.display(), %error, "a lock stays");
+        }
     }
 }
 
@@ -262,6 +316,27 @@ mod tests {
             assert_eq!((&merged["users"], &merged["current-context"]), (&ours["users"], &json!("mainstay")));
         }
         assert_eq!(merge(&ours, &ours), Ok(None));
+    }
+
+    /// kubectl reads a kubeconfig, and writes what it made of that.
+    #[test]
+    fn a_kubeconfig_that_kubectl_changes_is_left_to_it() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (path, ours) = (folder.path().join("config"), own("c:1", "CA"));
+        let lock = Lock::path(&path);
+        std::fs::write(&path, changed(with_work)).expect("written");
+        std::fs::write(&lock, "").expect("locked");
+        let busy = write(&path, &ours, Durable::No).expect_err("busy").to_string();
+        assert!(busy.contains("config.lock"), "{busy}");
+        assert_eq!(std::fs::read_to_string(&path).expect("read"), changed(with_work));
+        std::fs::remove_file(&lock).expect("unlocked");
+        write(&path, &ours, Durable::No).expect("written");
+        let text = std::fs::read_to_string(&path).expect("read");
+        assert!(text.contains("https://c:1") && text.contains("https://work") && !lock.exists(), "{text}");
+        // One of ours alone is nobody's to lock.
+        std::fs::write(&lock, "").expect("locked");
+        std::fs::write(&path, own("a:1", "former")).expect("written");
+        write(&path, &ours, Durable::No).expect("written");
     }
 
     #[test]

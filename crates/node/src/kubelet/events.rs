@@ -20,6 +20,8 @@ use self::correlation::Correlation;
 
 /// Events that wait to be written; more are dropped, they are only told to people.
 const QUEUED: usize = 256;
+/// The longest name of an Event.
+const MAX_NAME: usize = 253;
 /// How many past events are remembered for counting.
 const REMEMBERED: usize = 512;
 
@@ -109,6 +111,14 @@ pub fn seconds(at: Timestamp) -> String {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
+/// The object's name, as much of it as there is room for, and the time: Events of one second are listed in order.
+fn event_name(object: &str, at: Timestamp) -> String {
+    let time = format!("{:016x}", at.as_nanosecond());
+    let room = MAX_NAME - 1 - time.len();
+    let shortened = object.get(..room.min(object.len())).unwrap_or("").trim_end_matches(['.', '-']);
+    format!("{shortened}.{time}")
+}
+
 fn event_object(regarding: &Regarding, event: &PodEvent, at: Timestamp, node: &str) -> Value {
     let namespace = if regarding.namespace.is_empty() { "default" } else { &regarding.namespace };
     let mut involved = json!({
@@ -121,7 +131,7 @@ fn event_object(regarding: &Regarding, event: &PodEvent, at: Timestamp, node: &s
     json!({
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": { "name": format!("{}.{:x}", regarding.name, at.as_nanosecond()), "namespace": namespace },
+        "metadata": { "name": event_name(&regarding.name, at), "namespace": namespace },
         "involvedObject": involved,
         "reason": event.reason,
         "message": event.message,
@@ -133,4 +143,19 @@ fn event_object(regarding: &Regarding, event: &PodEvent, at: Timestamp, node: &s
         "reportingComponent": "kubelet",
         "reportingInstance": node,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conformance_events_are_named_in_order_of_time_however_long_a_pods_name_is() {
+        let at = |nanos: i128| Timestamp::from_nanosecond(nanos).expect("a time");
+        assert_eq!(event_name("web-0", at(1_795_400_000_000_000_255)), "web-0.18ea8ac99dbc80ff");
+        let long = format!("{}.{}", "a".repeat(235), "b".repeat(17));
+        let [one, next] = [7, 8].map(|nanos| event_name(&long, at(1_795_400_000_000_000_000 + nanos)));
+        assert!(one < next && one.len() <= MAX_NAME && one.starts_with("aaa"), "{one}");
+        assert!(mainstay_api::names::subdomain(&one).is_empty(), "{one}");
+    }
 }
