@@ -37,6 +37,7 @@ use mainstay_cli::args::{Cli, Command};
 
 fn main() -> ExitCode {
     mainstay_node::run_if_supervisor();
+    let _ = mainstay_server::COMMIT.set(env!("MAINSTAY_COMMIT"));
     match run(<Cli as clap::Parser>::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

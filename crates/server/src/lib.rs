@@ -39,5 +39,6 @@ mod start;
 mod subject;
 
 pub use credentials::Open;
+pub use http::COMMIT;
 pub use mainstay_store::{Endpoint, Etcd};
 pub use start::{Credentials, Files, LocalNode, Running, ServerConfig, StartError, start, start_with, system_env};

@@ -34,7 +34,7 @@ fn add_header(schema: &mut Map<String, Value>, path: &str, simple: bool) {
     let properties = schema.entry("properties").or_insert_with(|| Value::Object(Map::new()));
     let Some(properties) = properties.as_object_mut() else { return };
     let text = |description: &str| json!({ "type": "string", "description": description });
-    let metadata = "Name, namespace, labels, owners and what else every object has.";
+    let metadata = "Standard object's metadata: name, namespace, labels, owners and what else every object has.";
     properties
         .insert("apiVersion".to_owned(), text("APIVersion defines by which version of which group to read this."));
     properties.insert("kind".to_owned(), text("Kind says which of the group's types this object is of."));

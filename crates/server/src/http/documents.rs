@@ -1,8 +1,8 @@
 //! What is not an object: discovery, OpenAPI, health, version, metrics.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -104,6 +104,9 @@ fn cached(mut response: Response<Body>) -> Response<Body> {
     response
 }
 
+/// The commit that the binary was built from, 40 hexadecimal digits; whoever has `main` says it.
+pub static COMMIT: OnceLock<&'static str> = OnceLock::new();
+
 /// What `/version` says, in upstream's order.
 #[derive(serde::Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -134,7 +137,7 @@ fn version() -> String {
         min_compatibility_major: COMPATIBLE.0,
         min_compatibility_minor: COMPATIBLE.1,
         git_version: format!("v{major}.{minor}.0+mainstay-{}", env!("CARGO_PKG_VERSION")),
-        git_commit: "",
+        git_commit: COMMIT.get().copied().unwrap_or_default(),
         git_tree_state: "clean",
         build_date: "1970-01-01T00:00:00Z",
         go_version: "",

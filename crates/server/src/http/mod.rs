@@ -38,6 +38,7 @@ use tokio::sync::watch;
 use tokio_rustls::server::TlsStream;
 
 pub use self::bounds::Bounds;
+pub use self::documents::COMMIT;
 pub use self::openapi::Hashes;
 pub use self::proxy::{connect as connect_kubelet, kubelet_address_of};
 #[cfg(any(test, feature = "fuzzing"))]

@@ -23,6 +23,8 @@ type Identity = (u64, u64);
 pub struct LogFile {
     pub file: File,
     pub identity: Identity,
+    /// Its bytes when it was opened. The container may go on writing to it.
+    pub length: u64,
 }
 
 fn identity_at(path: &Path) -> Option<Identity> {
@@ -32,7 +34,7 @@ fn identity_at(path: &Path) -> Option<Identity> {
 fn open(path: &Path) -> io::Result<LogFile> {
     let file = File::open(path)?;
     let metadata = file.metadata()?;
-    Ok(LogFile { file, identity: (metadata.dev(), metadata.ino()) })
+    Ok(LogFile { file, identity: (metadata.dev(), metadata.ino()), length: metadata.len() })
 }
 
 fn rotated(path: &Path, number: u32) -> PathBuf {
@@ -91,7 +93,7 @@ pub fn after(path: &Path, identity: Identity) -> io::Result<Option<LogFile>> {
 pub fn tail(files: &[LogFile], lines: u64) -> io::Result<(usize, u64)> {
     let mut wanted = lines;
     for (slot, file) in files.iter().enumerate().rev() {
-        if let Some(offset) = tail_of(&file.file, &mut wanted)? {
+        if let Some(offset) = tail_of(file, &mut wanted)? {
             return Ok((slot, offset));
         }
     }
@@ -99,8 +101,8 @@ pub fn tail(files: &[LogFile], lines: u64) -> io::Result<(usize, u64)> {
 }
 
 /// None where the file has too few lines; `wanted` is then what older files must give.
-fn tail_of(file: &File, wanted: &mut u64) -> io::Result<Option<u64>> {
-    let mut start = file.metadata()?.len();
+fn tail_of(file: &LogFile, wanted: &mut u64) -> io::Result<Option<u64>> {
+    let mut start = file.length;
     // From `start` to the end of the last line that is not counted yet.
     let mut pending: Vec<u8> = Vec::new();
     let mut whole_lines = false;
@@ -108,7 +110,7 @@ fn tail_of(file: &File, wanted: &mut u64) -> io::Result<Option<u64>> {
         let length = start.min(BLOCK);
         start -= length;
         let mut block = vec![0u8; length as usize];
-        file.read_exact_at(&mut block, start)?;
+        file.file.read_exact_at(&mut block, start)?;
         block.append(&mut pending);
         if !whole_lines {
             // A last line that is still being written does not count.

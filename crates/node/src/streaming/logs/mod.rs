@@ -63,12 +63,15 @@ async fn run(
         files.drain(..slot.min(files.len()));
         if let Some(first) = files.first_mut() {
             first.file.seek(SeekFrom::Start(offset))?;
+            first.length = first.length.saturating_sub(offset);
         }
         Ok(files)
     })
     .await?;
     for file in files {
-        reader.begin(file);
+        // Who does not follow gets what was there, however fast the container writes: as many lines as asked for.
+        let left = if follow { u64::MAX } else { file.length };
+        reader.begin(file, left);
         reader.skip_to_end().await?;
     }
     let Some(watch) = watch else { return Ok(()) };
@@ -86,7 +89,7 @@ async fn run(
         while let Some(next) = reader.next_file(target).await? {
             // What was written to the old file before it was rotated.
             reader.skip_to_end().await?;
-            reader.begin(next);
+            reader.begin(next, u64::MAX);
             reader.skip_to_end().await?;
         }
         if over || reader.filter.is_done() {
@@ -98,6 +101,8 @@ async fn run(
 struct Current {
     file: tokio::fs::File,
     identity: (u64, u64),
+    /// Bytes that the reader may still get of it.
+    left: u64,
 }
 
 struct Reader<'a> {
@@ -107,19 +112,21 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn begin(&mut self, file: LogFile) {
+    fn begin(&mut self, file: LogFile, left: u64) {
         self.filter.new_file();
-        self.last = Some(Current { file: tokio::fs::File::from_std(file.file), identity: file.identity });
+        self.last = Some(Current { file: tokio::fs::File::from_std(file.file), identity: file.identity, left });
     }
 
     async fn skip_to_end(&mut self) -> io::Result<()> {
         let Some(current) = &mut self.last else { return Ok(()) };
         let mut buffer = vec![0u8; READ];
         while !self.filter.is_done() {
-            let length = current.file.read(&mut buffer).await?;
+            let wanted = usize::try_from(current.left).unwrap_or(READ).min(READ);
+            let length = current.file.read(buffer.get_mut(..wanted).unwrap_or_default()).await?;
             if length == 0 {
                 break;
             }
+            current.left -= length as u64;
             let mut out = Vec::with_capacity(length);
             self.filter.feed(buffer.get(..length).unwrap_or_default(), &mut out);
             if !out.is_empty() && self.sender.send(out.into()).await.is_err() {
@@ -143,4 +150,33 @@ impl Reader<'_> {
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    /// conformance: "Kubectl logs should be able to retrieve and filter logs" (`--tail=1` of a container that writes);
+    /// S12: a log that is written faster than it is read ends.
+    #[tokio::test]
+    async fn s12_who_does_not_follow_gets_what_was_there() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("0.log");
+        std::fs::write(&path, "2026-11-21T04:00:00Z stdout F one\n").expect("written");
+        let mut files = files::open_all(&path).expect("opened");
+        let mut more = std::fs::OpenOptions::new().append(true).open(&path).expect("opened");
+        more.write_all(b"2026-11-21T04:00:01Z stdout F two\n").expect("written");
+        let (sender, mut receiver) = mpsc::channel(PIECES);
+        let mut reader = Reader { filter: Filter::new(&LogOptions::default()), sender: &sender, last: None };
+        let file = files.pop().expect("a file");
+        let left = file.length;
+        reader.begin(file, left);
+        reader.skip_to_end().await.expect("read");
+        drop(reader);
+        drop(sender);
+        assert_eq!(receiver.recv().await.as_deref(), Some(&b"one\n"[..]));
+        assert_eq!(receiver.recv().await, None);
+    }
 }
