@@ -4,7 +4,7 @@ use std::str::Utf8Error;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use http::{HeaderValue, Method, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use hyper::body::Incoming;
 use mainstay_api::selector::Fields;
 use mainstay_api::table::{Media, Offer, negotiate};
@@ -281,8 +281,7 @@ async fn answer(
             let verb = verb_of(request.method(), &target, is_watch(&query)).ok_or_else(Status::method_not_allowed)?;
             let authorizer = server.authorizer.clone();
             let requester = Requester { user: Arc::new(user), authorizer, record: record.clone() };
-            // Whoever may only read executes nothing, though a WebSocket is opened by a GET (as upstream).
-            if what.verb != "create" && matches!(&*what.subresource, "attach" | "exec" | "portforward") {
+            if what.verb != "create" && may_execute(&what, request.headers()) {
                 requester.check(&Attributes { verb: "create".to_owned(), ..what })?;
             }
             objects::serve(server, &bill.user, requester, target, verb, query, request).await
@@ -454,6 +453,17 @@ fn attributes(target: &Target, verb: &str, query: &Query) -> Attributes {
         name,
         fields: query.get("fieldSelector").cloned().unwrap_or_default(),
         path: String::new(),
+    }
+}
+
+/// Whether a request may run something, though its method only reads: a WebSocket is opened by a GET. For the streams
+/// of pods upstream asks for `create`, too. Differs: for whatever is opened through `nodes/proxy`, by which a node's
+/// own exec, attach and port-forward are reached, upstream is content with `get`.
+fn may_execute(what: &Attributes, headers: &HeaderMap) -> bool {
+    match &*what.subresource {
+        "attach" | "exec" | "portforward" => true,
+        "proxy" => what.resource == "nodes" && headers.contains_key(header::UPGRADE),
+        _ => false,
     }
 }
 

@@ -4,8 +4,9 @@ use mainstay_api::kinds;
 use mainstay_client::{Client, Error, ListOptions};
 use mainstay_server::{Running, start};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::pressure::{http2, send, text};
+use super::pressure::{http2, send, text, tls};
 use super::{admin, bearer, client, config};
 
 /// A service account of the namespace `default`, and a client that is it.
@@ -225,6 +226,56 @@ async fn x1_what_a_requests_verb_does_not_say_is_asked_for_too() {
     let request = http::Request::get(path).header("impersonate-user", &b"j\xfcrgen"[..]);
     let request = request.body(http_body_util::Full::new(bytes::Bytes::new())).expect("a request");
     assert_eq!(sender.send_request(request).await.expect("an answer").status(), 400);
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn x1_who_may_only_read_through_a_nodes_proxy_opens_no_stream_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let server = start(config(folder.path())).await.expect("started");
+    let admin = admin(&server);
+    let node = json!({ "metadata": { "name": "n" }, "status": { "addresses": [{ "type": "InternalIP",
+        "address": "127.0.0.1" }], "daemonEndpoints": { "kubeletEndpoint": { "Port": 1 } } } });
+    admin.create(&kinds::NODE, "", &node).await.expect("a node");
+    let rules = |verbs: &[&str]| {
+        json!({ "metadata": { "name": "r" }, "rules": [
+            { "verbs": verbs, "apiGroups": [""], "resources": ["nodes/proxy"] }] })
+    };
+    admin.create(&kinds::CLUSTER_ROLE, "", &rules(&["get"])).await.expect("a role");
+    let binding = json!({ "metadata": { "name": "r" }, "subjects": [{ "kind": "User", "name": "joe" }],
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "r" } });
+    admin.create(&kinds::CLUSTER_ROLE_BINDING, "", &binding).await.expect("bound");
+    let ask = async |path: &str, upgrade: &str| {
+        let head = format!(
+            "GET /api/v1/nodes/{path} HTTP/1.1\r\nHost: {}\r\nImpersonate-User: joe\r\n{upgrade}\r\n",
+            server.addr
+        );
+        let mut stream = tls(&server, b"http/1.1", true).await;
+        stream.write_all(head.as_bytes()).await.expect("asked");
+        let mut answer = Vec::new();
+        while !answer.trim_ascii_end().ends_with(b"}") && stream.read_buf(&mut answer).await.is_ok_and(|n| n > 0) {}
+        String::from_utf8_lossy(&answer).into_owned()
+    };
+    let websocket = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                     Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n";
+    let spdy = "Connection: Upgrade\r\nUpgrade: SPDY/3.1\r\n";
+    for (path, upgrade) in [
+        ("n/proxy/exec/default/p/c?command=id&output=1", websocket),
+        ("n/proxy/exec/default/p/c?command=id&output=1", spdy),
+        ("n/proxy/%65xec/default/p/c?command=id&output=1", websocket),
+        ("n/proxy/attach/default/p/c?output=1", websocket),
+        ("n:1/proxy/portForward/default/p", websocket),
+    ] {
+        let answer = ask(path, upgrade).await;
+        assert!(answer.starts_with("HTTP/1.1 403"), "{path}: {answer}");
+        assert!(answer.contains(r#"cannot create resource \"nodes/proxy\""#), "{path}: {answer}");
+    }
+    // What is only read is passed on; nobody is there.
+    let read = ask("n/proxy/metrics", "Connection: close\r\n").await;
+    assert!(read.starts_with("HTTP/1.1 503"), "{read}");
+    admin.update(&kinds::CLUSTER_ROLE, "", "r", "", &rules(&["get", "create"])).await.expect("more");
+    let opened = ask("n/proxy/exec/default/p/c?command=id&output=1", websocket).await;
+    assert!(opened.starts_with("HTTP/1.1 503"), "{opened}");
     server.shutdown().await;
 }
 

@@ -27,7 +27,7 @@ async fn server(data_dir: &std::path::Path) -> Running {
 }
 
 /// A TLS connection; with the administrator's certificate or without one.
-async fn tls(server: &Running, alpn: &[u8], is_admin: bool) -> TlsStream<TcpStream> {
+pub async fn tls(server: &Running, alpn: &[u8], is_admin: bool) -> TlsStream<TcpStream> {
     let mut config = Config::parse(server.admin.kubeconfig.as_bytes()).expect("a kubeconfig");
     if !is_admin {
         config.identity = None;
