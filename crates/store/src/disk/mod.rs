@@ -2,7 +2,8 @@
 //!
 //! After a failed fsync Linux calls the pages clean: they read as written, but may never reach the disk. The engine,
 //! opened again, would believe what it reads. So every write since the last good sync is kept here, and written and
-//! synced again before the engine is opened again: then what it reads is what is on disk.
+//! synced again before the engine is opened again: then what it reads is what is on disk. A process that was ended in
+//! between has kept nothing: what the kernel remembers of a file is forgotten before another one opens it.
 //!
 //! A disk is opened held: nothing is written until [`Disk::release`].
 
@@ -12,10 +13,12 @@ mod mark;
 use crate::limits::MAX_UNSYNCED;
 use crate::{OpenError, Revision, lock};
 use held::{Call, Held};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use redb::StorageBackend;
 use redb::backends::FileBackend;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -304,5 +307,21 @@ fn open_file(folder: &Path, access: Access) -> Result<File, OpenError> {
     }
     // The file's name must be as durable as its content.
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed(folder))?;
+    forget_cached(&file, &path);
     Ok(file)
+}
+
+/// Has the file read from the disk: of pages that an earlier process's fsync failed for, the kernel's cache has what
+/// was written, and the disk may not. Pages that are still to be written are written first; the kernel keeps those.
+fn forget_cached(file: &File, path: &Path) {
+    let path = path.display();
+    if let Err(error) = file.sync_data() {
+        tracing::warn!(%error, "{path}: what was written to it last cannot be synced; what is on the disk is read");
+    }
+    // All of it is read by the open: in one go it comes faster than page by page.
+    for advice in [PosixFadviseAdvice::POSIX_FADV_DONTNEED, PosixFadviseAdvice::POSIX_FADV_WILLNEED] {
+        if let Err(error) = posix_fadvise(file.as_raw_fd(), 0, 0, advice) {
+            tracing::warn!(%error, "{path}: the kernel's cache of it may be older than the disk");
+        }
+    }
 }

@@ -260,3 +260,30 @@ fn a10_checksums_are_of_everything() {
     sum.remove(of_row(b"b", Revision(1), b"v"));
     assert_eq!(sum, Sum::default());
 }
+
+/// Bytes that this process had the disks read.
+fn read_from_disks() -> u64 {
+    let counted = std::fs::read_to_string("/proc/self/io").unwrap();
+    let line = counted.lines().find_map(|line| line.strip_prefix("read_bytes: ")).unwrap();
+    line.parse().unwrap()
+}
+
+/// After a failed fsync the kernel's cache has what the disk has not; who opens the file next, after a kill, sees the
+/// disk.
+#[test]
+fn a2_a_file_is_read_from_the_disk_when_it_is_opened_not_from_the_kernels_cache() {
+    const LENGTH: usize = 8 << 20;
+    // Beside the test's program: the folder for temporary files may be in memory.
+    let beside = std::env::current_exe().unwrap();
+    let folder = tempfile::tempdir_in(beside.parent().unwrap()).unwrap();
+    let path = folder.path().join(crate::disk::FILE);
+    std::fs::write(&path, vec![7; LENGTH]).unwrap();
+    std::fs::File::open(&path).unwrap().sync_all().unwrap();
+    let before = read_from_disks();
+    assert_eq!(std::fs::read(&path).unwrap().len(), LENGTH);
+    assert!(read_from_disks() - before < LENGTH as u64 / 2, "it is in the cache");
+    let before = read_from_disks();
+    let disk = Disk::open(Source::Folder(folder.path().to_owned()), Access::Existing).unwrap();
+    assert_eq!(all(&disk), vec![7; LENGTH]);
+    assert!(read_from_disks() - before >= LENGTH as u64, "{} bytes came from the disk", read_from_disks() - before);
+}
