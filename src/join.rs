@@ -48,7 +48,7 @@ pub fn run(args: &JoinArgs) -> Result<()> {
             say!("mainstay: node ready   {}   {} ms", member.node, ready.as_millis());
             crate::up::make_demo_image(&node).await;
             crate::server::release_start().await;
-            std::future::pending::<()>().await;
+            crate::server::give_back(Arc::default(), crate::server::LOOK).await;
         };
         let renew = async {
             while hangup.recv().await.is_some() {

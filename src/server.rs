@@ -137,7 +137,7 @@ pub async fn start(
         new_keys: args.new_keys,
     };
     let server = mainstay_server::start_with(config, &files).await?;
-    tokio::spawn(give_back(server.freed.clone()));
+    tokio::spawn(give_back(server.freed.clone(), LOOK));
     Ok(server)
 }
 
@@ -163,11 +163,57 @@ pub async fn release_start() {
     let _ = tokio::task::spawn_blocking(mainstay_runtime::kernel::release_start).await;
 }
 
-/// Gives the kernel back what large requests have taken, after each flood of them: the allocator keeps it otherwise.
-async fn give_back(freed: std::sync::Arc<tokio::sync::Notify>) {
+/// How often memory is looked through where no large request was the reason.
+pub const LOOK: std::time::Duration = std::time::Duration::from_mins(1);
+
+/// A process that has less of its own (bytes) has nothing that is worth the look.
+const LITTLE: u64 = 16 << 20;
+
+/// Gives the kernel back what nobody needs any more: after each flood of large requests, and now and then, since many
+/// small ones (connections, watches) come to as much, and the allocator keeps it otherwise.
+pub async fn give_back(freed: std::sync::Arc<tokio::sync::Notify>, look: std::time::Duration) {
     loop {
-        freed.notified().await;
-        tokio::time::sleep(SETTLE).await;
+        if tokio::time::timeout(look, freed.notified()).await.is_ok() {
+            tokio::time::sleep(SETTLE).await;
+        } else if mainstay_runtime::kernel::own_memory() <= LITTLE {
+            continue;
+        }
         let _ = tokio::task::spawn_blocking(mainstay_runtime::kernel::release_memory).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Freed blocks below one that is in use, in several of the allocator's arenas: it gives none of them back.
+    fn flood() -> Vec<Vec<u8>> {
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                std::thread::spawn(|| {
+                    let blocks: Vec<Vec<u8>> = (0..8000).map(|_| vec![1; 4000]).collect();
+                    let last = vec![1; 4000];
+                    drop(blocks);
+                    last
+                })
+            })
+            .collect();
+        threads.into_iter().map(|thread| thread.join().expect("joined")).collect()
+    }
+
+    #[tokio::test]
+    async fn x7_memory_that_a_flood_of_small_requests_took_is_given_back() {
+        let own = mainstay_runtime::kernel::own_memory;
+        let before = own();
+        let _in_use = flood();
+        let peak = own();
+        assert!(peak > before + (64 << 20), "the allocator keeps it: {before} {peak}");
+        let keep = tokio::spawn(give_back(std::sync::Arc::default(), std::time::Duration::from_millis(10)));
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while own() > before + (16 << 20) {
+            assert!(std::time::Instant::now() < deadline, "{before}, {peak}, {}", own());
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        keep.abort();
     }
 }

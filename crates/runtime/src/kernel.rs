@@ -320,6 +320,16 @@ pub fn release_memory() {
     }
 }
 
+/// Bytes of memory that are this process's own: no file's and nobody else's. 0 where the kernel does not say.
+pub fn own_memory() -> u64 {
+    let Ok(pages) = std::fs::read_to_string("/proc/self/statm") else { return 0 };
+    let mut pages = pages.split(' ').skip(1).map_while(|count| count.parse::<u64>().ok());
+    let (all, shared) = (pages.next().unwrap_or(0), pages.next().unwrap_or(0));
+    // SAFETY: it reads a number.
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    all.saturating_sub(shared).saturating_mul(u64::try_from(page).unwrap_or(0))
+}
+
 /// As [`release_memory`], with the pages of the program and its libraries: what only a start needs comes back from the
 /// page cache by itself, should it be needed again.
 pub fn release_start() {
