@@ -423,6 +423,23 @@ mod tests {
     }
 
     #[test]
+    fn a_server_that_no_pod_reaches_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        for (more, is_told) in [
+            (&["--listen", "127.0.0.1:6443"][..], true),
+            (&["--listen", "[::1]:6443", "--advertise-address", "127.0.0.1"], true),
+            (&[], false),
+            (&["--listen", "192.0.2.1:6443"], false),
+            // Something leads there.
+            (&["--listen", "127.0.0.1:6443", "--advertise-address", "192.0.2.1"], false),
+        ] {
+            let told = crate::server::unreached(&args(dir.path(), more).server);
+            assert_eq!(told.is_some(), is_told, "{more:?}");
+            assert!(told.is_none_or(|told| told.contains("--listen 0.0.0.0:6443")));
+        }
+    }
+
+    #[test]
     fn a_machine_keeps_its_nodes_name_whatever_its_host_is_called() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(own_name(&args(dir.path(), &[])).unwrap(), host_name().unwrap());

@@ -183,8 +183,8 @@ fn discovery_documents_and_reviews() {
         user.says("kubectl api-resources --namespaced=false -o name", &["nodes\n", "persistentvolumes\n"]);
         user.says("kubectl explain statefulset.spec.updateStrategy.rollingUpdate", &["partition", "FIELDS:"]);
         user.says("kubectl explain pod.spec.containers --recursive", &["readinessProbe", "volumeMounts"]);
-        user.says("kubectl explain tokenreviews.spec", &["KIND:       TokenReview", "audiences"]);
-        user.says("kubectl explain bindings", &["KIND:       Binding", "target"]);
+        user.says("kubectl explain tokenreviews.spec", &["TokenReview\n", "audiences"]);
+        user.says("kubectl explain bindings", &["Binding\n", "target"]);
         user.is_refused("kubectl explain pod.spec.nothing", &["nothing"]);
         user.says("kubectl get --raw /healthz", &["ok"]);
         user.says("kubectl get --raw '/readyz?verbose'", &["[+]ping ok", "readyz check passed"]);
