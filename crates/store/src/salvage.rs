@@ -2,7 +2,9 @@
 //!
 //! The engine keeps a tree of tables, whose leaves name the root of each table's tree. A page is a leaf (1) or a
 //! branch (2); where a page makes no sense, what hangs from it is left out, and everything else is read. A row counts
-//! only if it matches its own checksum, so a page that was taken for another one does no harm.
+//! only if it matches its own checksum. A page is what its parent says by the parent's checksum of it: of one that is
+//! not (damaged, or another one, maybe from long ago) the rows are read, it is said how many they are, and no other
+//! row gives way to one of them that is older.
 
 use crate::checksum::{Sum, Summary};
 use crate::format::{Content, FORMAT};
@@ -10,6 +12,7 @@ use crate::{ClusterId, Damage, Revision};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use xxhash_rust::xxh3::xxh3_128;
 
 /// The trees are never deeper; what is deeper goes in a circle.
 const MAX_DEPTH: usize = 24;
@@ -37,8 +40,27 @@ pub(crate) fn salvage(file: &[u8], refused: Damage) -> Content {
     if unreachable > 0 {
         content.damage.whole.push(format!("{unreachable} rows cannot be reached, and their keys are not known"));
     }
+    if unreachable == 0 && content.damage.is_none() && Sum::of(content.rows()) != content.summary.sum {
+        content.damage.whole.push("its rows are not those that were written; some may be older ones".to_owned());
+    }
     content.damage.whole.extend(refused.whole);
     content
+}
+
+/// A page that something refers to.
+#[derive(Clone, Copy)]
+struct Reference {
+    page: u64,
+    /// What it should have; `None` where whoever refers to it is not what it should be.
+    checksum: Option<u128>,
+}
+
+impl Reference {
+    /// A number (8 bytes) and a checksum (16).
+    fn of(bytes: &[u8]) -> Option<Self> {
+        let (page, checksum) = (bytes.get(..8)?.try_into().ok()?, bytes.get(8..24)?.try_into().ok()?);
+        Some(Self { page: u64::from_le_bytes(page), checksum: Some(u128::from_le_bytes(checksum)) })
+    }
 }
 
 struct Pages<'a> {
@@ -61,15 +83,16 @@ impl<'a> Pages<'a> {
 
     fn read(&self, slot: usize) -> Option<Content> {
         let mut tables = BTreeMap::new();
-        self.walk(self.number(slot + 8)?, None, &mut |name, definition| {
+        self.walk(Reference::of(self.file.get(slot + 8..)?)?, None, &mut |name, definition, is_sure| {
             // Kind of table (1 byte), length (8), whether there is a root (1), the root.
-            if let Some(root) = definition.get(10..18).and_then(|root| root.try_into().ok()) {
-                tables.insert(name.to_vec(), u64::from_le_bytes(root));
+            if let Some(mut root) = definition.get(10..).and_then(Reference::of) {
+                root.checksum = root.checksum.filter(|_| is_sure);
+                tables.insert(name.to_vec(), root);
             }
         });
         let mut meta = BTreeMap::new();
         if let Some(root) = tables.get(&b"meta"[..]) {
-            self.walk(*root, Some(8), &mut |name, value| {
+            self.walk(*root, Some(8), &mut |name, value, _| {
                 if let Ok(value) = value.try_into() {
                     meta.insert(name.to_vec(), u64::from_le_bytes(value));
                 }
@@ -91,20 +114,26 @@ impl<'a> Pages<'a> {
             content.damage.whole.push("its summary does not match its checksum".to_owned());
         }
         let rows = tables.get(&b"rows"[..]).filter(|_| content.format.is_none_or(|format| format == FORMAT))?;
-        self.walk(*rows, None, &mut |key, row| {
+        let mut unsure = 0u64;
+        self.walk(*rows, None, &mut |key, row, is_sure| {
             let number = |at: usize| Some(u64::from_le_bytes(row.get(at..at + 8)?.try_into().ok()?));
             if let (Some(revision), Some(checksum), Some(value)) = (number(0), number(8), row.get(16..)) {
-                content.add(Bytes::copy_from_slice(key), Revision(revision), checksum, value);
+                unsure += u64::from(!is_sure);
+                if content.keys.get(key).is_none_or(|known| known.revision < Revision(revision)) {
+                    content.add(Bytes::copy_from_slice(key), Revision(revision), checksum, value);
+                }
             }
         });
+        if unsure > 0 {
+            content.damage.whole.push(format!(
+                "{unsure} rows are in pages that are not what was written there last: each is as it was written once, \
+                 and may be an older one"
+            ));
+        }
         if !sealed {
             content.summary.revision = content.rows().map(|(_, revision, _)| revision).max().unwrap_or_default();
         }
         Some(content)
-    }
-
-    fn number(&self, at: usize) -> Option<u64> {
-        Some(u64::from_le_bytes(self.file.get(at..at + 8)?.try_into().ok()?))
     }
 
     /// A page by its number: its index in the region (20 bits), the region (20 bits), and how often it is doubled.
@@ -119,14 +148,28 @@ impl<'a> Pages<'a> {
         self.file.get(range)
     }
 
-    /// Shows every pair of a tree.
-    fn walk(&self, root: u64, value_length: Option<usize>, show: &mut dyn FnMut(&[u8], &[u8])) {
+    /// Shows every pair of a tree, and whether its page is sure to be the one that belongs there.
+    fn walk(&self, root: Reference, value_length: Option<usize>, show: &mut dyn FnMut(&[u8], &[u8], bool)) {
         let (mut seen, mut left) = (BTreeSet::new(), vec![(root, 0)]);
-        while let Some((number, depth)) = left.pop() {
+        while let Some((Reference { page: number, checksum }, depth)) = left.pop() {
             let Some(page) = self.page(number).filter(|_| depth <= MAX_DEPTH && seen.insert(number)) else { continue };
+            let is = |used: Option<usize>| {
+                let used = used.and_then(|end| page.get(..end));
+                checksum.is_some() && used.map(xxh3_128) == checksum
+            };
             match page {
-                [LEAF, ..] => leaf(page, value_length, show),
-                [BRANCH, ..] => left.extend(children(page).into_iter().map(|child| (child, depth + 1))),
+                [LEAF, ..] => {
+                    let is_sure = is(leaf_end(page, value_length));
+                    leaf(page, value_length, &mut |key, value| show(key, value, is_sure));
+                }
+                [BRANCH, ..] => {
+                    let is_sure = is(branch_end(page));
+                    left.extend(
+                        children(page).into_iter().map(|child| {
+                            (Reference { checksum: child.checksum.filter(|_| is_sure), ..child }, depth + 1)
+                        }),
+                    );
+                }
                 _ => {}
             }
         }
@@ -142,11 +185,32 @@ fn end(page: &[u8], at: usize) -> Option<usize> {
 }
 
 /// A branch: type, padding, number of keys (2 bytes), padding (4); the children's checksums (16 each), their numbers.
-fn children(page: &[u8]) -> Vec<u64> {
+fn children(page: &[u8]) -> Vec<Reference> {
     let children = count(page) + 1;
-    let first = 8 + 16 * children;
-    let number = |at: usize| Some(u64::from_le_bytes(page.get(at..at + 8)?.try_into().ok()?));
-    (0..children).filter_map(|index| number(first + 8 * index)).collect()
+    let child = |index: usize| {
+        let (checksum, number) = (8 + 16 * index, 8 + 16 * children + 8 * index);
+        Some(Reference {
+            page: u64::from_le_bytes(page.get(number..number + 8)?.try_into().ok()?),
+            checksum: Some(u128::from_le_bytes(page.get(checksum..checksum + 16)?.try_into().ok()?)),
+        })
+    };
+    (0..children).filter_map(child).collect()
+}
+
+/// Where a branch's keys end, whose ends (4 bytes each) come after the children: its checksum is of all before that.
+fn branch_end(page: &[u8]) -> Option<usize> {
+    let keys = count(page);
+    end(page, 8 + 24 * (keys + 1) + 4 * keys.checked_sub(1)?)
+}
+
+/// Where a leaf's values end: its checksum is of all before that.
+fn leaf_end(page: &[u8], value_length: Option<usize>) -> Option<usize> {
+    let pairs = count(page);
+    let last = 4 * pairs.checked_sub(1)?;
+    match value_length {
+        Some(length) => end(page, 4 + last)?.checked_add(length * pairs),
+        None => end(page, 4 + 4 * pairs + last),
+    }
 }
 
 /// A leaf: type, padding, number of pairs (2 bytes), the ends of keys, those of values (4 each; not of values that
