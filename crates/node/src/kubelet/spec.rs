@@ -123,7 +123,7 @@ pub async fn container(
         args,
         env,
         working_dir: if working_dir.is_empty() { "/".to_owned() } else { working_dir },
-        supplemental_groups: groups(context, &user, pod_security)?,
+        supplemental_groups: groups(&user, pod_security, &volume_groups(kubelet, context)?)?,
         user: Some(user.uid),
         group: Some(user.gid),
         mounts,
@@ -233,14 +233,25 @@ fn check_non_root(
     Ok(())
 }
 
-/// The image's groups of the user, the pod's supplemental ones, and `fsGroup`.
-fn groups(context: &PodContext, user: &ResolvedUser, pod: &PodSecurityContext) -> Result<Vec<u32>, String> {
+/// The groups to which the pod's PersistentVolumes give access.
+fn volume_groups(kubelet: &Kubelet, context: &PodContext) -> Result<Vec<u32>, String> {
+    let volumes = context.spec().into_iter().flat_map(|spec| spec.volumes.iter().flatten());
+    let claims = volumes.filter(|volume| volume.persistent_volume_claim.is_some() || volume.ephemeral.is_some());
+    let groups = claims.map(|volume| {
+        let record = kubelet.volumes.mounted(&context.uid, &volume.name).map_err(|error| error.to_string())?;
+        Ok(record.group)
+    });
+    groups.filter_map(Result::transpose).collect()
+}
+
+/// The image's groups of the user, the pod's supplemental ones, `fsGroup`, and those of its volumes.
+fn groups(user: &ResolvedUser, pod: &PodSecurityContext, volumes: &[u32]) -> Result<Vec<u32>, String> {
     let strict = pod.supplemental_groups_policy.as_deref() == Some("Strict");
     let mut groups = if strict { Vec::new() } else { user.groups.clone() };
     for group in pod.supplemental_groups.iter().flatten().chain(&pod.fs_group) {
         groups.push(id(*group)?);
     }
-    let _ = context;
+    groups.extend(volumes);
     groups.sort_unstable();
     groups.dedup();
     Ok(groups)
@@ -440,6 +451,16 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
+
+    /// conformance: "PersistentVolumes NFS … test write access" (the annotation pv.beta.kubernetes.io/gid).
+    #[test]
+    fn conformance_a_volume_gives_its_group_to_the_pod() {
+        let user = ResolvedUser { groups: vec![5, 777], ..ResolvedUser::default() };
+        let pod = PodSecurityContext { fs_group: Some(9), ..PodSecurityContext::default() };
+        assert_eq!(groups(&user, &pod, &[777, 2]), Ok(vec![2, 5, 9, 777]));
+        let strict = PodSecurityContext { supplemental_groups_policy: Some("Strict".to_owned()), ..pod };
+        assert_eq!(groups(&user, &strict, &[2]), Ok(vec![2, 9]));
+    }
 
     #[test]
     fn signals_have_names_and_numbers() {

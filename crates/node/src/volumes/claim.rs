@@ -77,10 +77,12 @@ async fn ensure(request: Request<'_>) -> Result<Ready, VolumeError> {
     }
     let read_only = asked_read_only
         || spec.access_modes.iter().flatten().all(|mode| mode == "ReadOnlyMany") && spec.access_modes.is_some();
+    let access = group_of(&volume);
     if let Some(source) = spec.nfs {
         let source = NFSVolumeSource { server: source.server, path: source.path, read_only: source.read_only };
-        return nfs::mount(&request, source, spec.mount_options.unwrap_or_default(), Some(volume_name), read_only)
-            .await;
+        let options = spec.mount_options.unwrap_or_default();
+        let ready = nfs::mount(&request, source, options, Some(volume_name), read_only).await?;
+        return Ok(Ready { group: access, ..ready });
     }
     let (path, type_) = match (&spec.local, &spec.host_path) {
         (Some(local), _) => (PathBuf::from(&local.path), "Directory".to_owned()),
@@ -96,7 +98,8 @@ async fn ensure(request: Request<'_>) -> Result<Ready, VolumeError> {
     let host_path = spec.host_path.is_some();
     let group = request.fs_group().filter(|_| !host_path || provisioned);
     let (group, on_root_mismatch) = (group.filter(|_| !request.again && !read_only), request.on_root_mismatch());
-    let ready = Ready { path: path.clone(), read_only, volume: Some(volume_name.clone()), refresh_at: None };
+    let ready =
+        Ready { path: path.clone(), read_only, volume: Some(volume_name.clone()), group: access, ..Ready::default() };
     let give = move || match group {
         Some(group) => {
             ownership::give_to_group(&path, group, on_root_mismatch).map_err(VolumeError::io("applying fsGroup"))
@@ -111,6 +114,12 @@ async fn ensure(request: Request<'_>) -> Result<Ready, VolumeError> {
         blocking_owner(&volume_name, give).await?;
     }
     Ok(ready)
+}
+
+/// The group to which a PersistentVolume gives access, by upstream's annotation; None where that is no group's number, as
+/// upstream.
+fn group_of(volume: &PersistentVolume) -> Option<u32> {
+    volume.metadata.annotations.as_ref()?.get("pv.beta.kubernetes.io/gid")?.parse().ok()
 }
 
 /// Says that the pod uses a volume, and waits until whoever empties or removes it is done: what is read from here on is

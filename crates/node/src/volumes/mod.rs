@@ -118,6 +118,8 @@ pub struct Ready {
     pub volume: Option<String>,
     /// When its content is to be looked at again.
     pub refresh_at: Option<Timestamp>,
+    /// The group to which the PersistentVolume gives access: one of the pod's supplemental groups.
+    pub group: Option<u32>,
 }
 
 type Answer<'a> = Pin<Box<dyn Future<Output = Result<Ready, VolumeError>> + Send + 'a>>;
@@ -150,6 +152,9 @@ pub struct Record {
     /// gone is an empty folder that looks like it (V6). None of a volume that is no mount of ours.
     #[serde(default)]
     pub device: Option<String>,
+    /// See [`Ready::group`].
+    #[serde(default)]
+    pub group: Option<u32>,
 }
 
 /// The volumes of this node.
@@ -231,6 +236,7 @@ impl Volumes {
             read_only: ready.read_only,
             volume: ready.volume,
             device,
+            group: ready.group,
         };
         write_record(&record_path, &record).map_err(VolumeError::io("noting the volume"))?;
         if record.volume.is_some() {

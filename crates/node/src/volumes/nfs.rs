@@ -59,7 +59,7 @@ pub async fn mount(
         at(&config, &target, &export, fence.as_ref(), is_used)
     })
     .await?;
-    Ok(Ready { path, read_only, volume, refresh_at: None })
+    Ok(Ready { path, read_only, volume, ..Ready::default() })
 }
 
 /// Whether what is mounted for a pod with a deadline has another one, or one of an earlier row of renewals, which may
