@@ -116,8 +116,8 @@ async fn ensure(request: Request<'_>) -> Result<Ready, VolumeError> {
     Ok(ready)
 }
 
-/// The group to which a PersistentVolume gives access, by upstream's annotation; None where that is no group's number, as
-/// upstream.
+/// The group to which a PersistentVolume gives access, by upstream's annotation; None where that is no group's number,
+/// as upstream.
 fn group_of(volume: &PersistentVolume) -> Option<u32> {
     volume.metadata.annotations.as_ref()?.get("pv.beta.kubernetes.io/gid")?.parse().ok()
 }

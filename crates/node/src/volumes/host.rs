@@ -43,14 +43,19 @@ impl Driver for EmptyDir {
             if !target.is_dir() {
                 fs::create_dir(&target).map_err(VolumeError::io("making the directory"))?;
             }
+            let mut mode = 0o777;
             match source.medium.as_deref().unwrap_or("") {
                 "" => {}
-                "Memory" => mounts::tmpfs(&target, 0o777, size.filter(|size| *size > 0))
-                    .map_err(VolumeError::io("mounting tmpfs"))?,
+                "Memory" => {
+                    // As a tmpfs is by itself, and so upstream's: who did not write a file does not remove it.
+                    mode = 0o1777;
+                    mounts::tmpfs(&target, mode, size.filter(|size| *size > 0))
+                        .map_err(VolumeError::io("mounting tmpfs"))?;
+                }
                 medium => return Err(VolumeError::Refused(format!("unknown storage medium \"{medium}\""))),
             }
             if !again {
-                fs::set_permissions(&target, fs::Permissions::from_mode(0o777))
+                fs::set_permissions(&target, fs::Permissions::from_mode(mode))
                     .map_err(VolumeError::io("setting its mode"))?;
                 if let Some(group) = group {
                     ownership::give_to_group(&target, group, on_root_mismatch)

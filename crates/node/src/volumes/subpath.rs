@@ -16,7 +16,7 @@ use mainstay_runtime::safe_path::make_private_dir;
 use mainstay_runtime::safe_path::{self, mounts};
 
 /// The bits of a volume's folder that folders made in it get too: who may do what, and the handing on of its group.
-const MODE_BITS: u32 = 0o2777;
+const MODE_BITS: u32 = 0o3777;
 
 /// Binds `sub_path` of a volume to `target` and gives the place. Idempotent, but looked up anew each time, as upstream
 /// does: a container that starts again gets what has the name by now, also where a restore or a newer ConfigMap has

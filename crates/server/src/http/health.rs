@@ -8,7 +8,11 @@ use super::Server;
 use super::respond::{self, Body};
 
 /// Upstream's names of what is done when a server begins. Here it is one thing, and so they are done together.
-const HOOKS: [&str; 11] = [
+const HOOKS: [&str; 19] = [
+    "poststarthook/start-kube-apiserver-admission-initializer",
+    "poststarthook/generic-apiserver-start-informers",
+    "poststarthook/start-apiextensions-informers",
+    "poststarthook/start-apiextensions-controllers",
     "poststarthook/crd-informer-synced",
     "poststarthook/start-system-namespaces-controller",
     "poststarthook/start-cluster-authentication-info-controller",
@@ -20,6 +24,10 @@ const HOOKS: [&str; 11] = [
     "poststarthook/start-kubernetes-service-cidr-controller",
     "poststarthook/kube-apiserver-autoregistration",
     "autoregister-completion",
+    "poststarthook/start-kube-aggregator-informers",
+    "poststarthook/apiservice-registration-controller",
+    "poststarthook/apiservice-status-available-controller",
+    "poststarthook/apiservice-openapi-controller",
 ];
 
 /// How many of the objects that do not decode are named.
