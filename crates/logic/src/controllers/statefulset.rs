@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{ControllerRevision, StatefulSet, StatefulSetSpec, StatefulSetStatus};
-use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use mainstay_api::ObjectKey;
 use mainstay_api::kinds::{CONTROLLER_REVISION, PERSISTENT_VOLUME_CLAIM, POD, STATEFUL_SET};
@@ -133,7 +133,20 @@ impl Observed<'_> {
     }
 }
 
-fn keys(_: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
+/// Whether nothing of a pod has changed but that it has a node now: no set looks at that.
+fn is_mere_binding(old: &Pod, new: &Pod) -> bool {
+    let node = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone()).unwrap_or_default();
+    let status = |pod: &Pod| {
+        let status = pod.status.clone().unwrap_or_default();
+        let mut conditions = status.conditions.unwrap_or_default();
+        conditions.retain(|condition| condition.type_ != "PodScheduled");
+        PodStatus { conditions: Some(conditions), ..status }
+    };
+    let metadata = |pod: &Pod| ObjectMeta { resource_version: None, ..pod.metadata.clone() };
+    node(old).is_empty() && !node(new).is_empty() && metadata(old) == metadata(new) && status(old) == status(new)
+}
+
+fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(ObjectKey)) {
     let namespace = &change.key.namespace;
     let metas = || change.old.iter().chain(&change.new).map(|meta| &meta.metadata);
     if change.kind == STATEFUL_SET {
@@ -141,7 +154,10 @@ fn keys(_: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnMut(Ob
     } else if change.kind == POD {
         // Many a pod that is no set's has such a name.
         let set = identity::parse(&change.key.name).map(|(set, _)| ObjectKey::new(namespace.clone(), set));
-        if let Some(set) = set.filter(|set| after.stateful_sets.contains_key(set)) {
+        let pods = [before, after].map(|snapshot| snapshot.pods.get(&change.key));
+        if let Some(set) = set.filter(|set| after.stateful_sets.contains_key(set))
+            && !matches!(pods, [Some(old), Some(new)] if is_mere_binding(old, new))
+        {
             wake(set);
         }
     } else if change.kind == PERSISTENT_VOLUME_CLAIM {
@@ -329,10 +345,8 @@ fn target<'r>(o: &Observed, revisions: &'r Revisions, ordinal: i64) -> &'r Revis
 fn repair_identity(o: &Observed, d: &mut Decision) {
     for (&ordinal, pod) in &o.pods {
         let name = pod.metadata.name.as_deref().unwrap_or("");
-        let wanted = identity::identity_labels(name, ordinal);
-        let labels = pod.metadata.labels.as_ref();
-        let right = wanted.iter().all(|(label, value)| labels.and_then(|labels| labels.get(label)) == Some(value));
-        if !right && pods::is_active(pod) {
+        if !identity::is_said_by(pod.metadata.labels.as_ref(), name, ordinal) && pods::is_active(pod) {
+            let wanted = identity::identity_labels(name, ordinal);
             d.apart(|d| {
                 d.writes.push(Write::patch(&POD, &pod.metadata, json!({ "metadata": { "labels": wanted } })));
                 let message = format!("update Pod {name} in StatefulSet {} successful", o.name());

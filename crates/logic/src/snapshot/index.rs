@@ -250,7 +250,7 @@ impl Indexes {
         plural: &'static str,
         namespace: &str,
         selector: &LabelSelector,
-    ) -> Option<BTreeSet<&ObjectKey>> {
+    ) -> Option<Vec<&ObjectKey>> {
         let namespace: Arc<str> = namespace.into();
         let facet = |name: &str, value: &str| (Index::Label(plural), namespace.clone(), pair(name, value));
         let pairs = selector.match_labels.iter().flatten().map(|(name, value)| vec![facet(name, value)]);
@@ -260,7 +260,12 @@ impl Indexes {
         });
         let size = |facets: &Vec<Facet>| facets.iter().map(|facet| self.size(facet)).sum::<usize>();
         let fewest = pairs.chain(one_of).min_by_key(size)?;
-        Some(fewest.iter().filter_map(|facet| self.0.get(facet)).flat_map(|keys| keys.iter()).collect())
+        let keys = fewest.iter().filter_map(|facet| self.0.get(facet)).flat_map(|keys| keys.iter());
+        Some(match fewest.as_slice() {
+            // In order already.
+            [_] => keys.collect(),
+            _ => keys.collect::<BTreeSet<_>>().into_iter().collect(),
+        })
     }
 }
 
@@ -366,9 +371,25 @@ impl Snapshot {
     ) -> Vec<&'a T> {
         let namespace = owner.namespace.as_deref().unwrap_or("");
         let owned = self.owned_by::<T>(owner.uid.as_deref().unwrap_or(""));
-        let mut related: BTreeMap<&ObjectKey, &T> =
+        let mut owned: Vec<(&ObjectKey, &T)> =
             owned.filter(|(key, _)| *key.namespace == *namespace).map(|(key, object)| (key, &**object)).collect();
-        related.extend(self.selected::<T>(namespace, selector).into_iter().map(|(key, object)| (key, &**object)));
-        related.into_values().collect()
+        owned.sort_by_key(|(key, _)| *key);
+        let objects = T::of(self);
+        let keys = self.indexes.selected(T::PLURAL, namespace, selector);
+        let keys = keys.unwrap_or_else(|| in_namespace(objects, namespace).map(|(key, _)| key).collect());
+        // Two lists in one order, of mostly the same keys: only what is selected and not owned is looked up.
+        let (mut owned, mut related) = (owned.into_iter().peekable(), Vec::with_capacity(keys.len()));
+        for key in keys {
+            while let Some((_, object)) = owned.next_if(|(of, _)| *of < key) {
+                related.push(object);
+            }
+            let own = owned.next_if(|(of, _)| *of == key).map(|(_, object)| object);
+            let selected = || objects.get(key).map(|object| &**object);
+            related.extend(own.or_else(|| {
+                selected().filter(|object| selects(selector, object.metadata().labels.as_ref()))
+            }));
+        }
+        related.extend(owned.map(|(_, object)| object));
+        related
     }
 }

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use mainstay_api::{Kind, ObjectKey, kinds};
 use mainstay_logic::decision::Verb;
 use mainstay_logic::measured::Measured;
@@ -47,6 +47,8 @@ const MAX_FLIGHTS: usize = 512;
 const MAX_ASKING: usize = 4096;
 /// How many times many keys of a controller are decided together before the first of those decisions are seen.
 const MAX_ROUNDS: usize = 2;
+/// How long after a decision turned out not to be done those are looked at again that were decided as if it were.
+const REFUTED: SignedDuration = SignedDuration::from_secs(10);
 /// Keys that a load takes from the store at a time.
 const PAGE: usize = 1000;
 
@@ -573,8 +575,9 @@ impl Driver {
         for (index, part) in work.parts.into_iter().enumerate() {
             let item = part.item;
             if index >= done && self.flights.refute(&item) {
-                // Who was told that there is no room, or decided where it is best, did so for what is not.
-                self.wake_all.insert(item.0);
+                // Who was told that there is no room, or decided where it is best, did so for what is not. All at once
+                // for whatever else is refused meanwhile: a webhook may refuse many, and each again and again (X7).
+                self.queue.wake_at((item.0, ObjectKey::new("", "")), now.saturating_add(REFUTED).unwrap_or(now));
             }
             if index < done {
                 self.most_writes.remove(&item);

@@ -27,8 +27,19 @@ pub fn pod_key(set: &StatefulSet, ordinal: i64) -> ObjectKey {
 /// Set and ordinal of a pod's name, where it has that form.
 pub fn parse(pod: &str) -> Option<(&str, i64)> {
     let (set, digits) = pod.rsplit_once('-')?;
-    let ordinal: i64 = digits.parse().ok()?;
-    (ordinal.to_string() == digits).then_some((set, ordinal))
+    Some((set, number(digits)?))
+}
+
+/// An ordinal as it is written: in digits, and the first is no zero that could be left out.
+fn number(digits: &str) -> Option<i64> {
+    let is_plain = digits.bytes().all(|byte| byte.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
+    digits.parse().ok().filter(|_| is_plain)
+}
+
+/// Whether labels say which pod it is.
+pub fn is_said_by(labels: Option<&BTreeMap<String, String>>, name: &str, ordinal: i64) -> bool {
+    let label = |key: &str| labels.and_then(|labels| labels.get(key)).map(String::as_str);
+    label(POD_NAME_LABEL) == Some(name) && label(POD_INDEX_LABEL).and_then(number) == Some(ordinal)
 }
 
 /// The claim templates of a set, with the name of each claim of an ordinal: `<template>-<set>-<ordinal>`.

@@ -158,3 +158,24 @@ fn x6_who_found_no_room_beside_a_round_that_is_refused_is_placed() {
     settle(&cluster, &mut driver, &mut watcher);
     assert_eq!(["p2", "p3"].map(|pod| node_of(&cluster, pod)), ["n1", "n1"]);
 }
+
+/// However much is refused, and however often: all are looked at again once in a while (X7).
+#[test]
+fn x7_rounds_that_are_refused_have_the_others_looked_at_again_later_and_once() {
+    let cluster = cluster(&["n1"], 2);
+    (0..4).for_each(|index| make_pod(&cluster, &format!("p{index}"), None));
+    let (mut driver, mut watcher) = begin(&cluster);
+    let mut under_way = rounds(&cluster, &mut driver, &mut watcher);
+    let (second, first) = (under_way.pop().expect("two"), under_way.pop().expect("two"));
+    let everybody = (first.parts[0].item.0, ObjectKey::new("", ""));
+    let now = cluster.api.now();
+    // Nothing was decided as if the second were done.
+    driver.finished(second, &Finish::Failed(None, 0), now);
+    let in_all = |driver: &mut Driver| {
+        let due = driver.queue.take_due(now.saturating_add(REFUTED).expect("in range"));
+        due.iter().filter(|item| **item == everybody).count()
+    };
+    assert_eq!(in_all(&mut driver), 0);
+    driver.finished(first, &Finish::Failed(None, 0), now);
+    assert_eq!(in_all(&mut driver), 1, "for both of its pods");
+}

@@ -369,3 +369,87 @@ fn revisions_are_numbered_in_order_named_apart_and_kept_s6_s11() {
     assert_eq!(world.get(&STATEFUL_SET, "default", "web")["status"]["collisionCount"], 1);
     assert_eq!(world.get(&CONTROLLER_REVISION, "default", &key.name)["metadata"]["ownerReferences"], Value::Null);
 }
+
+/// A set looks at nothing that a binding changes, and one of a thousand pods is not looked through for each.
+#[test]
+fn x6_a_set_is_not_woken_by_a_binding_alone() {
+    let wakes = |over: Value| {
+        let mut world = world(json!({}));
+        work(&mut world, now());
+        let before = world.snapshot.clone();
+        world.changes.clear();
+        let mut over = over;
+        merge(&mut over, json!({ "spec": { "nodeName": "n1" } }));
+        world.patch(&POD, "default", "web-0", over);
+        let (_, change) = world.changes.pop().expect("changed");
+        let mut woken = Vec::new();
+        (statefulset::CONTROLLER.keys)(&before, &world.snapshot, &change, &mut |key| woken.push(key));
+        woken
+    };
+    let scheduled = json!({ "type": "PodScheduled", "status": "True" });
+    assert_eq!(wakes(json!({ "status": { "conditions": [scheduled] } })), [], "bound");
+    for over in [
+        json!({ "metadata": { "labels": { "app": "other" } } }),
+        json!({ "metadata": { "deletionTimestamp": "2026-01-01T00:00:00Z" } }),
+        json!({ "status": { "phase": "Failed" } }),
+        json!({ "status": { "conditions": [scheduled, { "type": "Ready", "status": "True" }] } }),
+    ] {
+        assert_eq!(wakes(over.clone()), [key()], "{over}");
+    }
+}
+
+#[test]
+fn s3_an_ordinal_is_written_in_one_way() {
+    for (name, parsed) in [
+        ("web-0", Some(("web", 0))),
+        ("a-b-12", Some(("a-b", 12))),
+        ("web-01", None),
+        ("web-+1", None),
+        ("web-", None),
+        ("web--1", Some(("web-", 1))),
+        ("web-99999999999999999999", None),
+        ("web", None),
+    ] {
+        assert_eq!(identity::parse(name), parsed, "{name}");
+    }
+    let labels = identity::identity_labels("web-7", 7);
+    assert!(identity::is_said_by(Some(&labels), "web-7", 7));
+    assert!(!identity::is_said_by(Some(&labels), "web-8", 8));
+    let padded = labels.into_iter().map(|(key, value)| (key, value.replacen('7', "07", 1))).collect();
+    assert!(!identity::is_said_by(Some(&padded), "web-7", 7));
+    assert!(!identity::is_said_by(None, "web-7", 7));
+}
+
+/// What names its owner and what that selects, each once, in order of name, whichever of the two it is.
+#[test]
+fn s10_what_an_owner_looks_at_is_what_names_it_and_what_it_selects() {
+    let mut world = world(json!({}));
+    let set = world.get(&STATEFUL_SET, "default", "web");
+    let own = json!([{ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "controller": true,
+        "uid": set["metadata"]["uid"] }]);
+    let pod = |namespace: &str, name: &str, labels: Value, owners: Value| {
+        json!({ "kind": "Pod", "metadata": { "namespace": namespace, "name": name, "labels": labels,
+            "ownerReferences": owners }, "spec": { "containers": [] } })
+    };
+    let (matching, other) = (json!({ "app": "web" }), json!({ "app": "other" }));
+    world.put(pod("default", "d-owned", other.clone(), own.clone()));
+    world.put(pod("default", "b-selected", matching.clone(), json!([])));
+    world.put(pod("default", "c-both", matching.clone(), own.clone()));
+    world.put(pod("default", "a-owned", other.clone(), own.clone()));
+    world.put(pod("default", "e-neither", other, json!([])));
+    world.put(pod("default", "f-selected", matching.clone(), json!([])));
+    world.put(pod("else", "c-both", matching, own));
+    let set = world.snapshot.stateful_sets.get(&key()).expect("there");
+    let names = |selector: Value| -> Vec<String> {
+        let selector = serde_json::from_value(selector).expect("a selector");
+        let related = world.snapshot.related::<Pod>(&set.metadata, &selector);
+        related.into_iter().filter_map(|pod| pod.metadata.name.clone()).collect()
+    };
+    let all = ["a-owned", "b-selected", "c-both", "d-owned", "f-selected"];
+    assert_eq!(names(json!({ "matchLabels": { "app": "web" } })), all);
+    let expression = |operator: &str, values: Value| json!({ "matchExpressions": [
+        { "key": "app", "operator": operator, "values": values }] });
+    assert_eq!(names(expression("In", json!(["web", "none"]))), all);
+    assert_eq!(names(expression("NotIn", json!(["other"]))), all);
+    assert_eq!(names(expression("In", json!(["none"]))), ["a-owned", "c-both", "d-owned"]);
+}
