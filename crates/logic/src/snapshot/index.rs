@@ -245,12 +245,7 @@ impl Indexes {
     }
 
     /// The objects of a kind in a namespace that a selector may select, in order; some are not selected. `None`: any.
-    fn selected(
-        &self,
-        plural: &'static str,
-        namespace: &str,
-        selector: &LabelSelector,
-    ) -> Option<Vec<&ObjectKey>> {
+    fn selected(&self, plural: &'static str, namespace: &str, selector: &LabelSelector) -> Option<Vec<&ObjectKey>> {
         let namespace: Arc<str> = namespace.into();
         let facet = |name: &str, value: &str| (Index::Label(plural), namespace.clone(), pair(name, value));
         let pairs = selector.match_labels.iter().flatten().map(|(name, value)| vec![facet(name, value)]);
@@ -385,9 +380,9 @@ impl Snapshot {
             }
             let own = owned.next_if(|(of, _)| *of == key).map(|(_, object)| object);
             let selected = || objects.get(key).map(|object| &**object);
-            related.extend(own.or_else(|| {
-                selected().filter(|object| selects(selector, object.metadata().labels.as_ref()))
-            }));
+            related.extend(
+                own.or_else(|| selected().filter(|object| selects(selector, object.metadata().labels.as_ref()))),
+            );
         }
         related.extend(owned.map(|(_, object)| object));
         related

@@ -447,8 +447,10 @@ fn s10_what_an_owner_looks_at_is_what_names_it_and_what_it_selects() {
     };
     let all = ["a-owned", "b-selected", "c-both", "d-owned", "f-selected"];
     assert_eq!(names(json!({ "matchLabels": { "app": "web" } })), all);
-    let expression = |operator: &str, values: Value| json!({ "matchExpressions": [
-        { "key": "app", "operator": operator, "values": values }] });
+    let expression = |operator: &str, values: Value| {
+        json!({ "matchExpressions": [
+        { "key": "app", "operator": operator, "values": values }] })
+    };
     assert_eq!(names(expression("In", json!(["web", "none"]))), all);
     assert_eq!(names(expression("NotIn", json!(["other"]))), all);
     assert_eq!(names(expression("In", json!(["none"]))), ["a-owned", "c-both", "d-owned"]);
