@@ -171,7 +171,11 @@ async fn wait(
 /// ever, so that the driver has to begin anew.
 fn finish(seat: &mut Seat, done: Result<Vec<Done>, tokio::task::JoinError>, now: Timestamp) -> Option<bool> {
     match done {
-        Ok(all) => Some(all.into_iter().fold(false, |is_broken, done| seat.finished(done, now) || is_broken)),
+        Ok(all) => {
+            // Each is finished, whatever came of the others.
+            let broken: Vec<bool> = all.into_iter().map(|done| seat.finished(done, now)).collect();
+            Some(broken.contains(&true))
+        }
         Err(error) => {
             tracing::error!(%error, "committing a decision broke; the controllers begin anew");
             None
