@@ -242,7 +242,7 @@ fn event_case() -> Case {
             ),
             (json!({ "deprecatedCount": 3 }), "count: Invalid value: \"\": needs to be unset"),
         ],
-        frozen: vec![(json!({ "note": "it stopped" }), "message: Invalid value: \"it stopped\": field is immutable")],
+        frozen: Vec::new(),
     }
 }
 
