@@ -70,10 +70,18 @@ pub struct Rule {
     pub source_ranges: Vec<String>,
 }
 
+/// On Services whose connections somebody else takes care of: of the first whoever it names, of the second nobody.
+const LEFT_TO_OTHERS: [&str; 2] = ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"];
+
+/// Whether this proxy serves a Service: upstream's serves none with such a label, whatever its value.
+fn is_served(service: &Service) -> bool {
+    !service.metadata.labels.iter().flatten().any(|(label, _)| LEFT_TO_OTHERS.contains(&label.as_str()))
+}
+
 /// The whole table of one Service on one node, in order of frontend; empty for a Service that is gone, headless,
-/// or an ExternalName.
+/// left to another proxy by a label, or an ExternalName.
 pub fn rules(snapshot: &Snapshot, service: &ObjectKey, node: &str) -> Vec<Rule> {
-    let Some(object) = snapshot.services.get(service) else { return Vec::new() };
+    let Some(object) = snapshot.services.get(service).filter(|object| is_served(object)) else { return Vec::new() };
     let Some(spec) = object.spec.as_ref() else { return Vec::new() };
     let cluster_ips = cluster_ips(spec);
     if cluster_ips.is_empty() || spec.type_.as_deref() == Some("ExternalName") {
@@ -102,7 +110,7 @@ pub struct HealthCheck {
 /// The health check of a Service that keeps outside clients to the nodes with endpoints of it
 /// (`spec.healthCheckNodePort`); `None` of others.
 pub fn health_check(snapshot: &Snapshot, service: &ObjectKey, node: &str) -> Option<HealthCheck> {
-    let spec = snapshot.services.get(service)?.spec.as_ref()?;
+    let spec = snapshot.services.get(service).filter(|object| is_served(object))?.spec.as_ref()?;
     let is_asked =
         spec.type_.as_deref() == Some("LoadBalancer") && spec.external_traffic_policy.as_deref() == Some("Local");
     let port = spec.health_check_node_port.and_then(|port| u16::try_from(port).ok());

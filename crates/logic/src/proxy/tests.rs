@@ -55,6 +55,21 @@ fn n4_ready_endpoints_then_serving_ones_then_refusal() {
     }
 }
 
+/// conformance: "should implement service.kubernetes.io/service-proxy-name", "… service.kubernetes.io/headless".
+#[test]
+fn conformance_a_service_with_another_proxys_label_is_left_to_that() {
+    let spec = json!({"clusterIP": "10.96.0.10", "ports": [{"name": "http", "port": 80, "protocol": "TCP"}]});
+    for label in ["service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless"] {
+        let mut world = world(spec.clone(), json!([]));
+        assert_eq!(shown(&world, "n1").len(), 1);
+        let service = |labels: Value| json!({"kind": "Service", "metadata": {"namespace": "default", "name": "web", "labels": labels}, "spec": spec});
+        world.put(service(json!({ label: "" })));
+        assert_eq!(shown(&world, "n1"), [""; 0], "{label}");
+        world.put(service(json!({ "other": "" })));
+        assert_eq!(shown(&world, "n1").len(), 1);
+    }
+}
+
 #[test]
 fn every_kind_of_frontend_with_its_policy() {
     let spec = json!({"type": "LoadBalancer", "clusterIP": "10.96.0.10", "externalIPs": ["192.0.2.1"],

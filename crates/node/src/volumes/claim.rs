@@ -100,18 +100,24 @@ async fn ensure(request: Request<'_>) -> Result<Ready, VolumeError> {
     let (group, on_root_mismatch) = (group.filter(|_| !request.again && !read_only), request.on_root_mismatch());
     let ready =
         Ready { path: path.clone(), read_only, volume: Some(volume_name.clone()), group: access, ..Ready::default() };
-    let give = move || match group {
+    let give = move |path: &Path| match group {
         Some(group) => {
-            ownership::give_to_group(&path, group, on_root_mismatch).map_err(VolumeError::io("applying fsGroup"))
+            ownership::give_to_group(path, group, on_root_mismatch).map_err(VolumeError::io("applying fsGroup"))
         }
         None => Ok(()),
     };
     if !provisioned {
-        let path = ready.path.clone();
-        // Whatever the machine has there.
-        blocking_host(&context.uid, move || host::check_type(&path, &type_).and_then(|()| give())).await?;
+        // Whatever the machine has there: whoever made the PersistentVolume may have named a link to it.
+        let work = move || {
+            host::check_type(&path, &type_)?;
+            if group.is_none() {
+                return Ok(());
+            }
+            give(&path.canonicalize().map_err(VolumeError::io("following the volume's path"))?)
+        };
+        blocking_host(&context.uid, work).await?;
     } else if group.is_some() {
-        blocking_owner(&volume_name, give).await?;
+        blocking_owner(&volume_name, move || give(&path)).await?;
     }
     Ok(ready)
 }
