@@ -105,8 +105,9 @@ fn ends(cluster: &Cluster, checks: &Checks) {
         "/no/such/program",
     );
     checks.equal("what never starts has failed", &cluster.field("pod/no-command", "{.status.phase}"), "Failed");
+    // RunContainerError stands only until the back-off does: late on a busy machine, it is seen once in minutes.
     cluster.eventually("what cannot start is tried again", || {
-        container(cluster, "no-command-again", ".state").contains("RunContainerError")
+        container(cluster, "no-command-again", ".restartCount").parse::<u32>().is_ok_and(|count| count > 0)
     });
     cluster.eventually("the deadline ends a pod", || {
         cluster.field("pod/deadline", "{.status.phase} {.status.reason}") == "Failed DeadlineExceeded"
