@@ -332,11 +332,14 @@ fn bytes_are_upstreams() {
     let wanted =
         b"k8s\0\x0a\x0f\x0a\x02v1\x12\x09ConfigMap\x12\x0d\x0a\x03\x0a\x01a\x12\x06\x0a\x01x\x12\x01y\x1a\0\x22\0";
     assert_eq!(write_any(&object).as_deref(), Ok(&wanted[..]));
-    let items: Vec<u8> = [item(13), message(&kinds::CONFIG_MAP.type_name, &object).expect("a message")].concat();
+    let items: Vec<u8> = [item(2, 13), message(&kinds::CONFIG_MAP.type_name, &object).expect("a message")].concat();
     let head = list_head("v1", "ConfigMapList", &json!({ "resourceVersion": "7" }), items.len() as u64);
     let list = [&head[..], &items, list_tail()].concat();
     let wanted = b"k8s\0\x0a\x13\x0a\x02v1\x12\x0dConfigMapList\x12\x14\x0a\x03\x12\x017\x12\x0d\x0a\x03\x0a\x01a\x12\x06\x0a\x01x\x12\x01y\x1a\0\x22\0";
     assert_eq!(list, wanted);
+    // Of this version alone the items have the first number and the metadata the second.
+    let older = [list_head("meta.k8s.io/v1beta1", "L", &json!({ "resourceVersion": "7" }), 2), item(1, 0)].concat();
+    assert!(older.ends_with(b"\x12\x07\x12\x03\x12\x017\x0a\0"), "{older:?}");
     let status = write_any(&Status::not_found(&kinds::POD, "a").to_json()).expect("a Status");
     let (api_version, kind, raw) = envelope(&status).expect("an envelope");
     assert_eq!((&*api_version, &*kind), ("v1", "Status"));

@@ -17,6 +17,7 @@ use crate::kinds::Row;
 use crate::schema::Shape;
 use crate::schema::types::Struct;
 use crate::status::Status;
+use crate::table::META_V1BETA1;
 
 /// The messages of lists: metadata (1), items (2).
 const LIST_META: &str = "apimachinery.pkg.apis.meta.v1.ListMeta";
@@ -75,7 +76,7 @@ pub fn list_head(api_version: &str, kind: &str, metadata: &Value, length: u64) -
         let _ = fields(LIST_META, None, metadata, &mut list_meta, 0);
     }
     let mut meta = Vec::new();
-    put_bytes(&mut meta, 1, &list_meta);
+    put_bytes(&mut meta, if item_field(api_version) == 1 { 2 } else { 1 }, &list_meta);
     let mut out = envelope(api_version, kind);
     put_tag(&mut out, 2, 2);
     put_varint(&mut out, meta.len() as u64 + length);
@@ -95,10 +96,16 @@ pub fn list_tail() -> &'static [u8] {
     ENVELOPE_END
 }
 
-/// What stands before an item of a list: its field's number and its length.
-pub fn item(length: usize) -> Vec<u8> {
+/// The number of the items' field in the lists of a group's version: 2 (metadata have 1), but for
+/// `meta.k8s.io/v1beta1`, where it is the other way round.
+pub fn item_field(api_version: &str) -> u64 {
+    if api_version == META_V1BETA1 { 1 } else { 2 }
+}
+
+/// What stands before an item of a list: its field's number ([`item_field`]) and its length.
+pub fn item(number: u64, length: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(6);
-    put_tag(&mut out, 2, 2);
+    put_tag(&mut out, number, 2);
     put_varint(&mut out, length as u64);
     out
 }

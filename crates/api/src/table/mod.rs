@@ -29,15 +29,56 @@ impl IncludeObject {
     }
 }
 
+/// The versions of `meta.k8s.io` in which upstream serves tables and metadata. They differ in their name, and in the
+/// numbers of the list's fields in protobuf.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MetaVersion {
+    /// `v1`.
+    V1,
+    /// `v1beta1`, which older clients name.
+    V1beta1,
+}
+
+impl MetaVersion {
+    /// The `apiVersion` of what is answered.
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Self::V1 => "meta.k8s.io/v1",
+            Self::V1beta1 => META_V1BETA1,
+        }
+    }
+}
+
+/// The `apiVersion` whose lists have their fields' numbers the other way round.
+pub(crate) const META_V1BETA1: &str = "meta.k8s.io/v1beta1";
+
 /// The form in which a client wants objects, by its `Accept` header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Representation {
     /// As they are.
     Object,
     /// `metav1.Table`.
-    Table,
-    /// `PartialObjectMetadata`, or its list.
-    Partial,
+    Table(MetaVersion),
+    /// `PartialObjectMetadata`, which is no list.
+    Partial(MetaVersion),
+    /// `PartialObjectMetadataList`.
+    PartialList(MetaVersion),
+}
+
+impl Representation {
+    /// That it can be made of one object, or of a list.
+    ///
+    /// # Errors
+    /// 406 for the metadata of a list as an object's, and the other way round, as upstream.
+    pub fn of(self, kind: &str, is_list: bool) -> Result<(), Status> {
+        let (wanted, other) = match (self, is_list) {
+            (Self::Partial(_), true) => ("PartialObjectMetadata", format!("a list ({kind}List)")),
+            (Self::PartialList(_), false) => ("PartialObjectMetadataList", format!("not a list ({kind})")),
+            _ => return Ok(()),
+        };
+        let why = format!("you requested {wanted}, but the requested object is {other}");
+        Err(Status::new(406, "NotAcceptable", why))
+    }
 }
 
 /// How what is answered is written down.
@@ -78,8 +119,8 @@ impl Offer {
         match (media, form) {
             (Media::Json, _) => true,
             (Media::Yaml, _) => !self.is_watch,
-            (Media::Protobuf, Representation::Table) => false,
-            (Media::Protobuf, Representation::Partial) => true,
+            (Media::Protobuf, Representation::Table(_)) => false,
+            (Media::Protobuf, Representation::Partial(_) | Representation::PartialList(_)) => true,
             (Media::Protobuf, Representation::Object) => self.has_message,
         }
     }
@@ -110,13 +151,7 @@ pub fn negotiate(accept: &str, offer: Offer) -> Result<(Representation, Media), 
             protobuf::CONTENT_TYPE => Media::Protobuf,
             _ => return None,
         };
-        let form = match range.form {
-            None => Representation::Object,
-            Some("Table") if range.is_v1 => Representation::Table,
-            Some("PartialObjectMetadata" | "PartialObjectMetadataList") if range.is_v1 => Representation::Partial,
-            Some(_) => return None,
-        };
-        Some((form, media))
+        Some((range.form()?, media))
     });
     wanted.find(|(form, media)| offer.has(*form, *media)).ok_or_else(|| offer.refusal())
 }
@@ -126,24 +161,47 @@ struct Range<'a> {
     media: &'a str,
     wildcards: usize,
     weight: f32,
+    /// What objects are converted into: `as`, `g` and `v`.
     form: Option<&'a str>,
-    is_v1: bool,
+    group: Option<&'a str>,
+    version: Option<&'a str>,
 }
 
 impl<'a> Range<'a> {
     fn of(text: &'a str) -> Self {
         let mut parts = text.split(';').map(str::trim);
         let media = parts.next().unwrap_or("");
-        let mut range = Self { media, wildcards: media.matches('*').count(), weight: 1.0, form: None, is_v1: false };
+        let wildcards = media.matches('*').count();
+        let mut range = Self { media, wildcards, weight: 1.0, form: None, group: None, version: None };
         for parameter in parts {
             match parameter.split_once('=') {
                 Some(("as", form)) => range.form = Some(form),
-                Some(("v", version)) => range.is_v1 = version == "v1",
+                Some(("g", group)) => range.group = Some(group),
+                Some(("v", version)) => range.version = Some(version),
                 Some(("q", weight)) => range.weight = weight.parse().unwrap_or(1.0),
                 _ => {}
             }
         }
         range
+    }
+
+    /// `None` for what is not served.
+    fn form(&self) -> Option<Representation> {
+        let (form, group, version) = match (self.form, self.group, self.version) {
+            (None, None, None) => return Some(Representation::Object),
+            (form, group, version) => (form?, group?, version?),
+        };
+        let version = match (group, version) {
+            ("meta.k8s.io", "v1") => MetaVersion::V1,
+            ("meta.k8s.io", "v1beta1") => MetaVersion::V1beta1,
+            _ => return None,
+        };
+        match form {
+            "Table" => Some(Representation::Table(version)),
+            "PartialObjectMetadata" => Some(Representation::Partial(version)),
+            "PartialObjectMetadataList" => Some(Representation::PartialList(version)),
+            _ => None,
+        }
     }
 }
 
@@ -153,7 +211,7 @@ pub fn table<'a>(
     kind: &Kind,
     objects: impl IntoIterator<Item = &'a Value>,
     metadata: Value,
-    include: IncludeObject,
+    (include, version): (IncludeObject, MetaVersion),
     headers: bool,
     now: Timestamp,
 ) -> Value {
@@ -164,15 +222,15 @@ pub fn table<'a>(
             row.insert("cells".to_owned(), Value::Array((kind.row)(kind, object, now)));
             match include {
                 IncludeObject::None => {}
-                IncludeObject::Metadata => drop(row.insert("object".to_owned(), partial(object))),
+                IncludeObject::Metadata => drop(row.insert("object".to_owned(), partial(object, version))),
                 IncludeObject::Object => drop(row.insert("object".to_owned(), object.clone())),
             }
             Value::Object(row)
         })
         .collect();
     let columns: Value = if headers { kind.columns.iter().map(column).collect() } else { Value::Null };
-    json!({ "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "columnDefinitions": columns,
-        "rows": rows })
+    json!({ "kind": "Table", "apiVersion": version.api_version(), "metadata": metadata,
+        "columnDefinitions": columns, "rows": rows })
 }
 
 fn column(column: &crate::kinds::Column) -> Value {
@@ -183,15 +241,20 @@ fn column(column: &crate::kinds::Column) -> Value {
 }
 
 /// `PartialObjectMetadata` of an object.
-pub fn partial(object: &Value) -> Value {
+pub fn partial(object: &Value, version: MetaVersion) -> Value {
     let metadata = object.get("metadata").cloned().unwrap_or_else(|| Value::Object(Map::new()));
-    json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata })
+    json!({ "kind": "PartialObjectMetadata", "apiVersion": version.api_version(), "metadata": metadata })
 }
 
 /// `PartialObjectMetadataList` of objects; `metadata` is the list's.
-pub fn partial_list<'a>(objects: impl IntoIterator<Item = &'a Value>, metadata: Value) -> Value {
-    let items: Vec<Value> = objects.into_iter().map(partial).collect();
-    json!({ "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": items })
+pub fn partial_list<'a>(
+    objects: impl IntoIterator<Item = &'a Value>,
+    metadata: Value,
+    version: MetaVersion,
+) -> Value {
+    let items: Vec<Value> = objects.into_iter().map(|object| partial(object, version)).collect();
+    json!({ "kind": "PartialObjectMetadataList", "apiVersion": version.api_version(), "metadata": metadata,
+        "items": items })
 }
 
 #[cfg(test)]
@@ -204,7 +267,7 @@ mod tests {
         let scale = json!({ "metadata": { "name": "web", "creationTimestamp": "2026-01-01T00:00:00Z" },
             "spec": { "replicas": 3 }, "status": { "replicas": 2 } });
         let now = "2026-01-01T00:05:00Z".parse().expect("a time");
-        let table = table(&kinds::SCALE, [&scale], json!({}), IncludeObject::None, true, now);
+        let table = table(&kinds::SCALE, [&scale], json!({}), (IncludeObject::None, MetaVersion::V1), true, now);
         let names: Vec<&str> = table["columnDefinitions"]
             .as_array()
             .expect("a list")
@@ -220,7 +283,7 @@ mod tests {
         let now = Timestamp::UNIX_EPOCH;
         for kind in kinds::ALL {
             for object in [json!({ "metadata": { "name": "a" } }), json!({}), json!([1])] {
-                let table = table(kind, [&object], json!({}), IncludeObject::None, true, now);
+                let table = table(kind, [&object], json!({}), (IncludeObject::None, MetaVersion::V1), true, now);
                 let (columns, cells) = (table["columnDefinitions"].as_array(), table["rows"][0]["cells"].as_array());
                 assert_eq!(columns.map(Vec::len), cells.map(Vec::len), "{}", kind.kind);
             }
@@ -231,19 +294,22 @@ mod tests {
     fn rows_carry_what_was_asked_for() {
         let object = json!({ "kind": "Pod", "metadata": { "name": "a" }, "spec": {} });
         let rows = |include, headers| {
+            let include = (include, MetaVersion::V1);
             table(&kinds::POD, [&object], json!({ "resourceVersion": "7" }), include, headers, Timestamp::UNIX_EPOCH)
         };
         assert_eq!(rows(IncludeObject::None, true)["rows"][0].get("object"), None);
         assert_eq!(rows(IncludeObject::Metadata, true)["rows"][0]["object"]["kind"], "PartialObjectMetadata");
         assert_eq!(rows(IncludeObject::Object, false)["rows"][0]["object"], object);
         assert_eq!(rows(IncludeObject::Object, false)["columnDefinitions"], Value::Null);
-        assert_eq!(partial_list([&object], json!({}))["items"][0], partial(&object));
+        let version = MetaVersion::V1beta1;
+        assert_eq!(partial_list([&object], json!({}), version)["items"][0], partial(&object, version));
     }
 
     #[test]
     fn accept_headers() {
         use Media::{Json, Protobuf, Yaml};
-        use Representation::{Object, Partial, Table};
+        use MetaVersion::{V1, V1beta1};
+        use Representation::{Object, Partial, PartialList, Table};
         const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
         let partial = format!("{PROTOBUF};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json");
         let table = format!("{PROTOBUF};as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1;g=meta.k8s.io");
@@ -251,11 +317,11 @@ mod tests {
         let cases = [
             (
                 "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json",
-                Some((Table, Json)),
-                Some((Table, Json)),
+                Some((Table(V1), Json)),
+                Some((Table(V1), Json)),
             ),
-            (&*partial, Some((Partial, Protobuf)), Some((Partial, Protobuf))),
-            (&*table, Some((Table, Json)), Some((Table, Json))),
+            (&*partial, Some((PartialList(V1), Protobuf)), Some((PartialList(V1), Protobuf))),
+            (&*table, Some((Table(V1), Json)), Some((Table(V1), Json))),
             ("application/vnd.kubernetes.protobuf,application/json", Some((Object, Protobuf)), Some((Object, Json))),
             ("application/json,application/vnd.kubernetes.protobuf", Some((Object, Json)), Some((Object, Json))),
             (
@@ -268,7 +334,21 @@ mod tests {
             ("", Some((Object, Json)), Some((Object, Json))),
             (PROTOBUF, Some((Object, Protobuf)), None),
             ("application/yaml", Some((Object, Yaml)), Some((Object, Yaml))),
-            ("application/yaml;as=Table;v=v1;g=meta.k8s.io", Some((Table, Yaml)), Some((Table, Yaml))),
+            ("application/yaml;as=Table;v=v1;g=meta.k8s.io", Some((Table(V1), Yaml)), Some((Table(V1), Yaml))),
+            (
+                "application/json;as=Table;g=meta.k8s.io;v=v1beta1",
+                Some((Table(V1beta1), Json)),
+                Some((Table(V1beta1), Json)),
+            ),
+            (
+                "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1beta1",
+                Some((Partial(V1beta1), Json)),
+                Some((Partial(V1beta1), Json)),
+            ),
+            ("application/json;as=Table;g=meta.k8s.io;v=v1alpha1", None, None),
+            ("application/json;as=Table;g=example.com;v=v1", None, None),
+            ("application/json;as=Table;v=v1", None, None),
+            ("application/json;g=meta.k8s.io;v=v1", None, None),
             ("application/json;q=0", None, None),
             ("text/html", None, None),
         ];

@@ -71,10 +71,10 @@ impl Listing {
     /// # Errors
     /// 500 for an item that has no message.
     pub fn of_messages(head: impl Fn(u64) -> Vec<u8>, items: Vec<Entry>, shape: Shape) -> Result<Self, Status> {
-        let (mut length, mut kept, mut made) = (0, 0, Vec::new());
+        let (mut length, mut kept, mut made, number) = (0, 0, Vec::new(), shape.item_field());
         for entry in &items {
             let message = shape.message(&entry.value)?;
-            length += (protobuf::item(message.len()).len() + message.len()) as u64;
+            length += (protobuf::item(number, message.len()).len() + message.len()) as u64;
             if kept + message.len() <= KEPT && made.len() * size_of::<Vec<u8>>() <= KEPT {
                 kept += message.len();
                 made.push(message);
@@ -104,7 +104,7 @@ impl Listing {
             Some(message) => message,
             None => self.shape.message(&entry.value)?,
         };
-        Ok((protobuf::item(message.len()), Bytes::from(message)))
+        Ok((protobuf::item(self.shape.item_field(), message.len()), Bytes::from(message)))
     }
 
     /// The same in JSON with lines and indents, whose length is not known before.

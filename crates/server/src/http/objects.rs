@@ -152,6 +152,9 @@ pub async fn serve(
     // An action on an object answers what has a message, whatever the object is.
     let has_message = protobuf::has_message(&target.kind) || matches!(target.subresource.as_str(), "scale");
     let form = negotiate(super::serve::accept(&request), Offer { has_message, is_watch: verb == "watch" })?;
+    if matches!(verb, "get" | "list") {
+        form.0.of(&target.kind.kind, verb == "list")?;
+    }
     let content_type =
         request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
     let manager = manager(&query, &target.subresource, &request)?;

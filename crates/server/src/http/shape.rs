@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use jiff::Timestamp;
 use mainstay_api::schema::yaml;
-use mainstay_api::table::{IncludeObject, Media, Representation, partial, table};
+use mainstay_api::table::{IncludeObject, Media, MetaVersion, Representation, partial, table};
 use mainstay_api::{Kind, Status, object, protobuf};
 use mainstay_store::Entry;
 use serde_json::{Value, json};
@@ -75,11 +75,13 @@ impl Shape {
         let bytes = converted.as_ref().unwrap_or(bytes);
         match self.form {
             Representation::Object => bytes.clone(),
-            Representation::Partial => metadata_only(bytes).unwrap_or_else(|| bytes.clone()),
-            Representation::Table => {
+            Representation::Partial(version) | Representation::PartialList(version) => {
+                metadata_only(bytes, version).unwrap_or_else(|| bytes.clone())
+            }
+            Representation::Table(version) => {
                 let Ok(object) = codec::decode(bytes) else { return bytes.clone() };
                 let metadata = json!({ "resourceVersion": object::resource_version(&object) });
-                let table = table(&self.kind, [&object], metadata, self.include, columns, self.now);
+                let table = table(&self.kind, [&object], metadata, (self.include, version), columns, self.now);
                 Bytes::from(object::print(&table))
             }
         }
@@ -90,7 +92,9 @@ impl Shape {
         let converted = self.converted(bytes);
         let bytes = converted.as_ref().unwrap_or(bytes);
         match self.form {
-            Representation::Partial => protobuf::message(PARTIAL, &codec::decode_metadata(bytes)?),
+            Representation::Partial(_) | Representation::PartialList(_) => {
+                protobuf::message(PARTIAL, &codec::decode_metadata(bytes)?)
+            }
             _ => protobuf::message(&self.kind.type_name, &codec::decode(bytes)?),
         }
     }
@@ -101,12 +105,25 @@ impl Shape {
         let bytes = converted.as_ref().unwrap_or(bytes);
         match self.form {
             Representation::Object => Ok(bytes.clone()),
-            Representation::Partial => Ok(Bytes::from(object::print(&partial(&codec::decode_metadata(bytes)?)))),
-            Representation::Table => {
+            Representation::Partial(version) | Representation::PartialList(version) => {
+                Ok(Bytes::from(object::print(&partial(&codec::decode_metadata(bytes)?, version))))
+            }
+            Representation::Table(version) => {
                 let object = codec::decode(bytes)?;
-                let mut table = table(&self.kind, [&object], Value::Null, self.include, false, self.now);
+                let include = (self.include, version);
+                let mut table = table(&self.kind, [&object], Value::Null, include, false, self.now);
                 Ok(Bytes::from(table["rows"][0].take().to_string()))
             }
+        }
+    }
+
+    /// The number that an item has in a list's message.
+    pub fn item_field(&self) -> u64 {
+        match self.form {
+            Representation::Partial(version) | Representation::PartialList(version) => {
+                protobuf::item_field(version.api_version())
+            }
+            _ => protobuf::item_field(""),
         }
     }
 
@@ -123,13 +140,15 @@ impl Shape {
             metadata["remainingItemCount"] = remaining.into();
         }
         let (kind, api_version) = match self.form {
-            Representation::Partial => ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned()),
-            Representation::Table => ("Table".to_owned(), "meta.k8s.io/v1".to_owned()),
+            Representation::Partial(version) | Representation::PartialList(version) => {
+                ("PartialObjectMetadataList".to_owned(), version.api_version().to_owned())
+            }
+            Representation::Table(version) => ("Table".to_owned(), version.api_version().to_owned()),
             Representation::Object => (format!("{}List", self.kind.kind), self.kind.api_version()),
         };
-        let columns = (self.form == Representation::Table).then(|| {
-            let none: [&Value; 0] = [];
-            table(&self.kind, none, Value::Null, self.include, true, self.now)["columnDefinitions"].take()
+        let columns = matches!(self.form, Representation::Table(_)).then(|| {
+            let (none, include): ([&Value; 0], _) = ([], (self.include, MetaVersion::V1));
+            table(&self.kind, none, Value::Null, include, true, self.now)["columnDefinitions"].take()
         });
         match self.media {
             Media::Json => {}
@@ -181,7 +200,7 @@ impl Shape {
     }
 }
 
-fn metadata_only(bytes: &[u8]) -> Option<Bytes> {
+fn metadata_only(bytes: &[u8], version: MetaVersion) -> Option<Bytes> {
     let object = codec::decode_metadata(bytes).ok()?;
-    Some(Bytes::from(object::print(&partial(&object))))
+    Some(Bytes::from(object::print(&partial(&object, version))))
 }

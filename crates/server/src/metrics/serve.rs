@@ -34,10 +34,13 @@ pub async fn serve(
     let include = include.unwrap_or(IncludeObject::Metadata);
     let now = server.api.now();
     let kind = &target.kind;
+    form.of(&kind.kind, target.name.is_empty())?;
     if target.name.is_empty() {
         let list = match form {
-            Representation::Table => table(kind, &all, json!({}), include, true, now),
-            Representation::Partial => partial_list(&all, json!({})),
+            Representation::Table(version) => table(kind, &all, json!({}), (include, version), true, now),
+            Representation::Partial(version) | Representation::PartialList(version) => {
+                partial_list(&all, json!({}), version)
+            }
             Representation::Object => {
                 json!({ "kind": format!("{}List", kind.kind), "apiVersion": kind.api_version(), "metadata": {},
                     "items": all })
@@ -49,8 +52,8 @@ pub async fn serve(
     Ok(printed(
         200,
         &match form {
-            Representation::Table => table(kind, [found], json!({}), include, true, now),
-            Representation::Partial => partial(found),
+            Representation::Table(version) => table(kind, [found], json!({}), (include, version), true, now),
+            Representation::Partial(version) | Representation::PartialList(version) => partial(found, version),
             Representation::Object => found.clone(),
         },
     ))

@@ -4,6 +4,7 @@ mod access;
 mod aggregation;
 mod authentication;
 mod authorization;
+mod forms;
 mod hostile;
 mod placement;
 mod pressure;

@@ -22,7 +22,7 @@ use super::{admin, config};
 /// How long an answer may take that nobody must be able to keep back.
 const SOON: Duration = Duration::from_secs(20);
 
-async fn server(data_dir: &std::path::Path) -> Running {
+pub async fn server(data_dir: &std::path::Path) -> Running {
     start(config(data_dir)).await.expect("started")
 }
 
