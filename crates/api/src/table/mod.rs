@@ -247,11 +247,7 @@ pub fn partial(object: &Value, version: MetaVersion) -> Value {
 }
 
 /// `PartialObjectMetadataList` of objects; `metadata` is the list's.
-pub fn partial_list<'a>(
-    objects: impl IntoIterator<Item = &'a Value>,
-    metadata: Value,
-    version: MetaVersion,
-) -> Value {
+pub fn partial_list<'a>(objects: impl IntoIterator<Item = &'a Value>, metadata: Value, version: MetaVersion) -> Value {
     let items: Vec<Value> = objects.into_iter().map(|object| partial(object, version)).collect();
     json!({ "kind": "PartialObjectMetadataList", "apiVersion": version.api_version(), "metadata": metadata,
         "items": items })

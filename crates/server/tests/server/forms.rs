@@ -74,10 +74,8 @@ async fn conformance_tables_and_metadata_are_served_as_v1beta1_too() {
                 assert_eq!(metadata["kind"], "PartialObjectMetadata", "{form} {path}");
                 assert_eq!(metadata["metadata"]["name"], "a", "{form} {path}");
             }
-            let wrong = [
-                (&*one, "PartialObjectMetadataList", "is not a list"),
-                (&*only, "PartialObjectMetadata", "is a list"),
-            ];
+            let wrong =
+                [(&*one, "PartialObjectMetadataList", "is not a list"), (&*only, "PartialObjectMetadata", "is a list")];
             for (path, form, why) in wrong {
                 let wanted = accept(form, version);
                 let headers = [(header::ACCEPT.as_str(), wanted.as_str())];
