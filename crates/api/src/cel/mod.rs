@@ -241,6 +241,21 @@ impl Program {
         false
     }
 
+    /// Whether it takes this field of this variable, or asks whether that has it: `variable.field`, `variable.?field`.
+    pub fn selects(&self, variable: &str, field: &str) -> bool {
+        let mut open = vec![&self.node];
+        while let Some(node) = open.pop() {
+            if let ast::Expr::Select { of, field: taken, .. } | ast::Expr::Has { of, field: taken } = &node.expr
+                && **taken == *field
+                && matches!(&of.expr, ast::Expr::Name(name) if **name == *variable)
+            {
+                return true;
+            }
+            open.extend(node.expr.parts());
+        }
+        false
+    }
+
     /// Evaluates it.
     ///
     /// # Errors

@@ -2,18 +2,20 @@
 //! in particular, and upstream's static token file.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use mainstay_api::schema::yaml;
 use serde::Deserialize;
 
 use super::User;
+use super::claims::{self, Meaning, texts};
+
+/// Issuers of one configuration, as upstream.
+const MAX_ISSUERS: usize = 64;
 
 /// `apiserver.config.k8s.io` AuthenticationConfiguration.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[derive(Clone, Debug, Default)]
 pub struct Authentication {
-    api_version: String,
-    kind: String,
     /// Who may issue tokens.
     pub jwt: Vec<Jwt>,
     /// Whether, and where, requests without credentials count as `system:anonymous`.
@@ -35,14 +37,12 @@ struct Condition {
 }
 
 /// An issuer of JSON Web Tokens and what its claims mean.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[derive(Clone, Debug, Default)]
 pub struct Jwt {
     /// Who.
     pub issuer: Issuer,
-    claim_validation_rules: Vec<ClaimRule>,
-    claim_mappings: ClaimMappings,
-    user_validation_rules: Vec<serde_json::Value>,
+    /// Whom its claims are of.
+    pub meaning: Arc<Meaning>,
 }
 
 /// Who issues, and where its keys are found.
@@ -56,63 +56,54 @@ pub struct Issuer {
     pub discovery_url: String,
     /// PEM; the machine's roots where it is empty.
     pub certificate_authority: String,
-    audiences: Vec<String>,
+    /// Whom its tokens are for; one of them is enough.
+    pub audiences: Vec<String>,
     audience_match_policy: String,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+/// The file, as it is written.
+#[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-struct ClaimRule {
-    claim: String,
-    required_value: String,
-    expression: String,
-    message: String,
+struct Written {
+    api_version: String,
+    kind: String,
+    jwt: Vec<claims::Written>,
+    anonymous: Option<Anonymous>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-struct ClaimMappings {
-    username: Mapping,
-    groups: Mapping,
-    uid: Mapping,
-    extra: Vec<serde_json::Value>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-struct Mapping {
-    claim: String,
-    prefix: Option<String>,
-    expression: String,
-}
-
-/// Why a configuration is refused.
+/// Why a configuration is refused, with the field's path.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ConfigError {
-    /// Not of the form of its kind.
-    #[error("{0}")]
-    Form(String),
-    /// A part that this server does not carry out.
-    #[error("{0}: expressions (CEL) are not supported; use claims and prefixes")]
-    Expression(String),
-}
+#[error("{0}")]
+pub struct ConfigError(pub String);
 
 impl Authentication {
     /// Reads YAML.
+    ///
+    /// # Errors
+    /// What is not of the form of its kind, about as upstream says it; expressions have to compile.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let config: Self = yaml::read(text).map_err(ConfigError::Form)?;
-        let form = |why: &str| Err(ConfigError::Form(why.to_owned()));
+        let written: Written = yaml::read(text).map_err(ConfigError)?;
+        let wrong = |why: &str| Err(ConfigError(why.to_owned()));
         let versions = ["v1", "v1beta1", "v1alpha1"].map(|version| format!("apiserver.config.k8s.io/{version}"));
-        if config.kind != "AuthenticationConfiguration" || !versions.contains(&config.api_version) {
-            return form("not an AuthenticationConfiguration of apiserver.config.k8s.io/v1");
+        if written.kind != "AuthenticationConfiguration" || !versions.contains(&written.api_version) {
+            return wrong("not an AuthenticationConfiguration of apiserver.config.k8s.io/v1");
         }
-        for (index, jwt) in config.jwt.iter().enumerate() {
-            jwt.check(&format!("jwt[{index}]"))?;
-            if config.jwt.iter().filter(|other| other.issuer.url == jwt.issuer.url).count() > 1 {
-                return form("two issuers have one url");
+        if written.jwt.len() > MAX_ISSUERS {
+            return Err(ConfigError(format!("jwt: must have at most {MAX_ISSUERS} items")));
+        }
+        let mut jwt: Vec<Jwt> = Vec::new();
+        for (index, one) in written.jwt.into_iter().enumerate() {
+            one.issuer.check(&format!("jwt[{index}].issuer"))?;
+            if jwt.iter().any(|other| other.issuer.url == one.issuer.url) {
+                return wrong("two issuers have one url");
             }
+            let meaning = Meaning::compile(&one, &format!("jwt[{index}]"))?;
+            jwt.push(Jwt { issuer: one.issuer, meaning: Arc::new(meaning) });
         }
-        Ok(config)
+        if written.anonymous.as_ref().is_some_and(|rules| !rules.enabled && !rules.conditions.is_empty()) {
+            return wrong("anonymous.conditions: enabled should be set to true when conditions are defined");
+        }
+        Ok(Self { jwt, anonymous: written.anonymous })
     }
 
     /// Whether a request without credentials may be made to this path.
@@ -124,93 +115,40 @@ impl Authentication {
     }
 }
 
-impl Jwt {
+impl Issuer {
     fn check(&self, at: &str) -> Result<(), ConfigError> {
-        let form = |field: &str, why: &str| Err(ConfigError::Form(format!("{at}.{field}: {why}")));
-        let issuer = &self.issuer;
-        if !issuer.url.starts_with("https://") {
-            return form("issuer.url", "must be an https URL");
+        let wrong = |field: &str, why: &str| Err(ConfigError(format!("{at}.{field}: {why}")));
+        if !self.url.starts_with("https://") {
+            return wrong("url", "URL scheme must be https");
         }
-        if !issuer.discovery_url.is_empty() && !issuer.discovery_url.starts_with("https://") {
-            return form("issuer.discoveryURL", "must be an https URL");
+        if !self.discovery_url.is_empty() && !self.discovery_url.starts_with("https://") {
+            return wrong("discoveryURL", "URL scheme must be https");
         }
-        if issuer.audiences.is_empty() {
-            return form("issuer.audiences", "at least one is required");
+        if self.discovery_url.trim_end_matches('/') == self.url.trim_end_matches('/') {
+            return wrong("discoveryURL", "discoveryURL must be different from URL");
         }
-        if !matches!(issuer.audience_match_policy.as_str(), "" | "MatchAny") {
-            return form("issuer.audienceMatchPolicy", "must be MatchAny");
+        if self.audiences.is_empty() || self.audiences.iter().any(String::is_empty) {
+            return wrong("audiences", "at least one is required, and none may be empty");
         }
-        let mappings = &self.claim_mappings;
-        let expressions = [&mappings.username.expression, &mappings.groups.expression, &mappings.uid.expression]
-            .into_iter()
-            .chain(self.claim_validation_rules.iter().map(|rule| &rule.expression));
-        if expressions.into_iter().any(|expression| !expression.is_empty())
-            || !mappings.extra.is_empty()
-            || !self.user_validation_rules.is_empty()
-        {
-            return Err(ConfigError::Expression(at.to_owned()));
+        match self.audience_match_policy.as_str() {
+            "MatchAny" => Ok(()),
+            "" if self.audiences.len() == 1 => Ok(()),
+            _ => wrong("audienceMatchPolicy", "audienceMatchPolicy must be MatchAny for multiple audiences"),
         }
-        if mappings.username.claim.is_empty() {
-            return form("claimMappings.username.claim", "is required");
-        }
-        if mappings.username.prefix.is_none() {
-            return form("claimMappings.username.prefix", "is required where a claim is set; it may be \"\"");
-        }
-        if !mappings.groups.claim.is_empty() && mappings.groups.prefix.is_none() {
-            return form("claimMappings.groups.prefix", "is required where a claim is set; it may be \"\"");
-        }
-        Ok(())
     }
+}
 
+impl Jwt {
     /// Who the claims are of, if they are for this server and fit the rules. Signature, issuer and time are checked
     /// already.
-    pub fn user(&self, claims: &serde_json::Value) -> Result<User, &'static str> {
-        let texts = |value: Option<&serde_json::Value>| -> Vec<String> {
-            match value {
-                Some(serde_json::Value::String(one)) => vec![one.clone()],
-                Some(serde_json::Value::Array(all)) => {
-                    all.iter().filter_map(|one| one.as_str().map(str::to_owned)).collect()
-                }
-                _ => Vec::new(),
-            }
-        };
+    ///
+    /// # Errors
+    /// Why there is no such user, for the log.
+    pub fn user(&self, claims: &serde_json::Value) -> Result<User, String> {
         if !texts(claims.get("aud")).iter().any(|audience| self.issuer.audiences.contains(audience)) {
-            return Err("the token is for another audience");
+            return Err("the token is for another audience".to_owned());
         }
-        for rule in &self.claim_validation_rules {
-            if claims.get(&rule.claim).and_then(serde_json::Value::as_str) != Some(rule.required_value.as_str()) {
-                return Err("a claim has not the required value");
-            }
-        }
-        let mappings = &self.claim_mappings;
-        let name = claims.get(&mappings.username.claim).and_then(serde_json::Value::as_str).unwrap_or("");
-        if name.is_empty() {
-            return Err("the claim of the user's name is missing");
-        }
-        if mappings.username.claim == "email"
-            && claims.get("email_verified").is_some_and(|verified| *verified != serde_json::Value::Bool(true))
-        {
-            return Err("the email address is not verified");
-        }
-        let prefixed = |mapping: &Mapping, text: &str| format!("{}{text}", mapping.prefix.as_deref().unwrap_or(""));
-        let mut groups: Vec<String> = Vec::new();
-        if !mappings.groups.claim.is_empty() {
-            let found = texts(claims.get(&mappings.groups.claim));
-            groups.extend(found.iter().map(|group| prefixed(&mappings.groups, group)));
-        }
-        let uid = match mappings.uid.claim.as_str() {
-            "" => String::new(),
-            claim => claims.get(claim).and_then(serde_json::Value::as_str).unwrap_or("").to_owned(),
-        };
-        let name = prefixed(&mappings.username, name);
-        if name.starts_with("system:") {
-            return Err("an issuer's users may not be the system's");
-        }
-        let mut user = User::authenticated(name, groups, uid);
-        if let Some(id) = claims.get("jti").and_then(serde_json::Value::as_str) {
-            user.extra.insert(super::CREDENTIAL_ID.to_owned(), vec![format!("JTI={id}")]);
-        }
-        Ok(user)
+        self.meaning.user(claims)
     }
 }
 
@@ -228,7 +166,7 @@ impl StaticTokens {
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
         let mut all = HashMap::new();
         for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-            let wrong = |why: &str| ConfigError::Form(format!("line {}: {why}", index + 1));
+            let wrong = |why: &str| ConfigError(format!("line {}: {why}", index + 1));
             let fields = columns(line).ok_or_else(|| wrong("a quotation mark is not closed"))?;
             let [token, name, uid, rest @ ..] = fields.as_slice() else {
                 return Err(wrong("needs at least token, user name and uid"));
@@ -308,7 +246,9 @@ anonymous:
         assert!(jwt.user(&claims(json!("mainstay"), "example.org")).is_err());
         for (from, to) in [
             ("https://issuer", "http://issuer"),
-            ("claim: sub, prefix: \"oidc:\"", "expression: claims.sub"),
+            ("claim: sub, prefix: \"oidc:\"", "expression: claims."),
+            ("url: https://issuer.example", "url: https://issuer.example\n    discoveryURL: https://issuer.example/"),
+            ("enabled: true", "enabled: false"),
             ("claim: sub, prefix: \"oidc:\"", "claim: sub"),
             ("MatchAny", "MatchAll"),
             ("audiences: [mainstay, other]", "audiences: []"),

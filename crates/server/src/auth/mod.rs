@@ -1,5 +1,6 @@
 //! Who asks (X1): a client certificate, or a service account's token.
 
+mod claims;
 pub mod config;
 mod impersonate;
 pub mod oidc;

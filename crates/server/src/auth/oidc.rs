@@ -49,7 +49,7 @@ pub enum OidcError {
     Expired,
     /// Its claims are not what is asked for.
     #[error("{0}")]
-    Claims(&'static str),
+    Claims(String),
     /// The keys could not be had.
     #[error("the issuer's keys could not be fetched: {0}")]
     Fetch(String),
