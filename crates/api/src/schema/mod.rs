@@ -11,6 +11,7 @@ pub mod list_keys;
 mod omitted;
 pub mod parse;
 pub mod raw;
+#[cfg(test)]
 pub(crate) mod roots;
 pub mod types;
 pub mod yaml;
