@@ -99,18 +99,29 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
     let mut d = Decision::default();
     let mut status = o.cron.status.clone().unwrap_or_default();
     follow(o, &mut status, &mut d);
-    if !is_terminating(&o.cron.metadata) {
-        forget(o, &mut d);
-        if o.namespace_terminating {
-            d.waiting.push(Waiting::NamespaceTerminating);
-        } else {
-            start(o, &mut status, now, &mut d);
-        }
+    let mut known = o.cron.status.clone().unwrap_or_default();
+    write_status(o, &mut known, &mut status, &mut d);
+    if is_terminating(&o.cron.metadata) {
+        return d;
     }
-    let old = o.cron.status.clone().unwrap_or_default();
-    status.active = status.active.filter(|active| !active.is_empty());
-    d.writes.extend(Write::change_status(&CRON_JOB, &o.cron.metadata, &json!(old), &json!(status)));
+    forget(o, &mut d);
+    if o.namespace_terminating {
+        d.waiting.push(Waiting::NamespaceTerminating);
+        return d;
+    }
+    // What became of the Jobs before is known also where the next one may not be made.
+    d.apart(|d| {
+        start(o, &mut status, now, d);
+        write_status(o, &mut known, &mut status, d);
+    });
     d
+}
+
+/// Writes what differs from what was written last.
+fn write_status(o: &Observed, known: &mut CronJobStatus, status: &mut CronJobStatus, d: &mut Decision) {
+    status.active = status.active.take().filter(|active| !active.is_empty());
+    d.writes.extend(Write::change_status(&CRON_JOB, &o.cron.metadata, &json!(known), &json!(status)));
+    known.clone_from(status);
 }
 
 /// Brings the list of running Jobs up to date with what is there.

@@ -190,29 +190,34 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
         if o.paused() || scaling {
             scale(o, &mut sizes);
         } else if o.plan.rolling {
-            roll(o, &mut sizes, &mut made, &mut collisions, &mut d);
+            roll(o, &mut sizes, &mut made, &mut collisions);
         } else {
             recreate(o, &mut sizes, &mut made, &mut collisions, &mut d);
         }
         write_sets(o, &sizes, &mut d);
         forget_old(o, &mut d);
-        note_revision(o, made.is_some(), &mut d);
     }
-    status(o, made.as_deref(), collisions, now, &mut d);
+    status(o, made, collisions, now, &mut d);
     d
+}
+
+/// The ReplicaSet of the template, which is yet to be made.
+struct Made {
+    name: String,
+    write: Write,
+    event: Option<Event>,
 }
 
 /// RollingUpdate: grow the new one as far as surge allows; when it can't grow, shrink the old ones.
 fn roll<'a>(
     o: &Observed<'a>,
     sizes: &mut BTreeMap<&'a str, i32>,
-    made: &mut Option<String>,
+    made: &mut Option<Made>,
     collisions: &mut i32,
-    d: &mut Decision,
 ) {
     let total: i32 = o.all().map(size).sum();
     let Some(new) = o.new else {
-        *made = make(o, o.plan.size_of_new(0, total), collisions, d);
+        *made = make(o, o.plan.size_of_new(0, total), collisions);
         return;
     };
     let wanted = if size(new) > o.plan.replicas { o.plan.replicas } else { o.plan.size_of_new(size(new), total) };
@@ -227,7 +232,7 @@ fn roll<'a>(
 fn recreate<'a>(
     o: &Observed<'a>,
     sizes: &mut BTreeMap<&'a str, i32>,
-    made: &mut Option<String>,
+    made: &mut Option<Made>,
     collisions: &mut i32,
     d: &mut Decision,
 ) {
@@ -238,7 +243,7 @@ fn recreate<'a>(
         return;
     }
     match o.new {
-        None => *made = make(o, o.plan.replicas, collisions, d),
+        None => *made = make(o, o.plan.replicas, collisions),
         Some(new) => {
             sizes.insert(name(new), o.plan.replicas);
         }
@@ -268,7 +273,7 @@ fn scale<'a>(o: &Observed<'a>, sizes: &mut BTreeMap<&'a str, i32>) {
 }
 
 /// Makes the ReplicaSet of the template, under a name that no other has.
-fn make(o: &Observed, replicas: i32, collisions: &mut i32, d: &mut Decision) -> Option<String> {
+fn make(o: &Observed, replicas: i32, collisions: &mut i32) -> Option<Made> {
     let (namespace, deployment) = (o.deployment.metadata.namespace.as_deref()?, o.deployment.metadata.name.as_deref()?);
     let (name, hash) = loop {
         let hash = history::hash(&o.template, *collisions);
@@ -288,7 +293,7 @@ fn make(o: &Observed, replicas: i32, collisions: &mut i32, d: &mut Decision) -> 
         (MAX.to_owned(), o.plan.max().to_string()),
         (REVISION.to_owned(), o.revision().to_string()),
     ]);
-    d.writes.push(Write::Create {
+    let write = Write::Create {
         kind: REPLICA_SET.clone(),
         object: json!({
             "apiVersion": REPLICA_SET.api_version(), "kind": REPLICA_SET.kind,
@@ -302,11 +307,9 @@ fn make(o: &Observed, replicas: i32, collisions: &mut i32, d: &mut Decision) -> 
                 "selector": selector, "template": template,
             },
         }),
-    });
-    if replicas > 0 {
-        d.events.push(scaled_event(o, &name, 0, replicas));
-    }
-    Some(name)
+    };
+    let event = (replicas > 0).then(|| scaled_event(o, &name, 0, replicas));
+    Some(Made { name, write, event })
 }
 
 fn copied(o: &Observed) -> BTreeMap<String, String> {
@@ -321,8 +324,9 @@ fn scaled_event(o: &Observed, name: &str, from: i32, to: i32) -> Event {
     Event::normal(&DEPLOYMENT, &o.deployment.metadata, "ScalingReplicaSet", message)
 }
 
-/// Writes sizes, and the annotations that tell the next decision what was wanted. A paused Deployment's template
-/// annotations and revision stay as they are.
+/// Writes sizes, and the annotations that tell the next decision what was wanted, each ReplicaSet apart from the
+/// others: what a step gives or takes is within surge and `maxUnavailable` also where only a part of it is done. A
+/// paused Deployment's template annotations and revision stay as they are.
 fn write_sets(o: &Observed, sizes: &BTreeMap<&str, i32>, d: &mut Decision) {
     for set in o.all() {
         let from = size(set);
@@ -361,11 +365,18 @@ fn write_sets(o: &Observed, sizes: &BTreeMap<&str, i32>, d: &mut Decision) {
         }
         if to != from {
             patch["spec"]["replicas"] = json!(to);
-            d.events.push(scaled_event(o, name(set), from, to));
         }
-        if patch.as_object().is_some_and(|patch| !patch.is_empty()) {
-            d.writes.push(Write::patch(&REPLICA_SET, &set.metadata, patch));
-        }
+        d.apart(|d| {
+            if to != from {
+                d.events.push(scaled_event(o, name(set), from, to));
+            }
+            if patch.as_object().is_some_and(|patch| !patch.is_empty()) {
+                d.writes.push(Write::patch(&REPLICA_SET, &set.metadata, patch));
+            }
+            if is_new {
+                note_revision(o, d);
+            }
+        });
     }
 }
 
@@ -391,10 +402,7 @@ fn forget_old(o: &Observed, d: &mut Decision) {
 
 /// The Deployment carries the revision of its new ReplicaSet, for `kubectl rollout`. It is written with the status, as
 /// upstream does: an annotation that is written otherwise makes a new generation.
-fn note_revision(o: &Observed, made: bool, d: &mut Decision) {
-    if o.new.is_none() && !made || o.paused() && o.new.is_none() {
-        return;
-    }
+fn note_revision(o: &Observed, d: &mut Decision) {
     let revision = o.revision().to_string();
     let present = o.deployment.metadata.annotations.as_ref().and_then(|all| all.get(REVISION));
     if present != Some(&revision) {
@@ -429,12 +437,13 @@ fn is_complete(o: &Observed, status: &DeploymentStatus) -> bool {
     status.updated_replicas == all && status.replicas == all && status.available_replicas == all
 }
 
-fn status(o: &Observed, made: Option<&str>, collisions: i32, now: Timestamp, d: &mut Decision) {
+/// What there is, and, where the new ReplicaSet is to be made, with that and apart from all else: as upstream, nobody
+/// is told of one that may not be made, but the others' pods are counted all the same.
+fn status(o: &Observed, made: Option<Made>, collisions: i32, now: Timestamp, d: &mut Decision) {
     let old = o.deployment.status.clone().unwrap_or_default();
-    let mut new = counts(o, o.new);
-    new.collision_count = (collisions > 0).then_some(collisions);
+    let mut seen = counts(o, o.new);
     let mut conditions: Vec<DeploymentCondition> = old.conditions.clone().unwrap_or_default();
-    let enough = new.available_replicas.unwrap_or(0) >= o.plan.replicas - o.plan.unavailable;
+    let enough = seen.available_replicas.unwrap_or(0) >= o.plan.replicas - o.plan.unavailable;
     set_condition(
         &mut conditions,
         now,
@@ -449,9 +458,28 @@ fn status(o: &Observed, made: Option<&str>, collisions: i32, now: Timestamp, d: 
             )
         },
     );
-    progress(o, made, &old, &new, &mut conditions, now, d);
+    let mut new = DeploymentStatus { collision_count: (collisions > 0).then_some(collisions), ..seen.clone() };
+    if made.is_some() {
+        seen.collision_count = old.collision_count;
+        seen.observed_generation = old.observed_generation;
+        let mut conditions = conditions.clone();
+        replica_failure(o, &mut conditions);
+        seen.conditions = Some(conditions).filter(|all| !all.is_empty() || old.conditions.is_some());
+        write_status(o, &old, &seen, d);
+    }
+    progress(o, made.as_ref().map(|made| &*made.name), &old, &new, &mut conditions, now, d);
     replica_failure(o, &mut conditions);
     new.conditions = Some(conditions);
+    let Some(made) = made else { return write_status(o, &old, &new, d) };
+    d.apart(|d| {
+        d.writes.push(made.write);
+        d.events.extend(made.event);
+        note_revision(o, d);
+        write_status(o, &old, &new, d);
+    });
+}
+
+fn write_status(o: &Observed, old: &DeploymentStatus, new: &DeploymentStatus, d: &mut Decision) {
     if new != old {
         d.writes.push(Write::patch_status(&DEPLOYMENT, &o.deployment.metadata, json!(new)));
     }

@@ -361,6 +361,69 @@ fn s12_of_several_objects_one_that_may_not_be_written_keeps_no_other() {
     assert_eq!(claims, ["kept-b"]);
 }
 
+/// S12: a ReplicaSet that may not be changed keeps no other at its size; where the next one may not be made, what there
+/// is is counted.
+#[test]
+fn s12_a_replica_set_that_may_not_be_written_keeps_no_other_and_no_status() {
+    let mut world = World::default();
+    world.put(owner(&DEPLOYMENT));
+    let labels = json!({ "app": "deployment" });
+    for name in ["kept", "z"] {
+        let template =
+            json!({ "metadata": { "labels": labels }, "spec": { "containers": [{ "name": "c", "image": "old" }] } });
+        world.put(json!({ "kind": "ReplicaSet",
+            "metadata": { "namespace": "default", "name": name, "labels": labels,
+                "annotations": { "deployment.kubernetes.io/desired-replicas": "3" },
+                "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "Deployment", "name": "deployment",
+                    "uid": "deployment", "controller": true }] },
+            "spec": { "replicas": 1, "selector": { "matchLabels": labels }, "template": template },
+            "status": { "replicas": 1, "readyReplicas": 1, "availableReplicas": 1 } }));
+    }
+    let key = ObjectKey::new("default", "deployment");
+    world.run(&deployment::CONTROLLER, &key, at(0), usize::MAX);
+    let new = world.all(&REPLICA_SET).map(|set| set["metadata"]["name"].as_str().unwrap().to_owned());
+    let new = new.into_iter().find(|name| name.starts_with("deployment-")).unwrap();
+    let full = json!({ "replicas": 3, "readyReplicas": 3, "availableReplicas": 3 });
+    world.patch(&REPLICA_SET, "default", &new, json!({ "spec": { "replicas": 3 }, "status": full }));
+    world.refuses = Some(protects_all);
+    world.run(&deployment::CONTROLLER, &key, at(1), usize::MAX);
+    let size = |name: &str| world.get(&REPLICA_SET, "default", name)["spec"]["replicas"].clone();
+    assert_eq!([size("kept"), size("z")], [json!(1), json!(0)]);
+    let status = |world: &World| world.get(&DEPLOYMENT, "default", "deployment")["status"].clone();
+    assert_eq!((&status(&world)["updatedReplicas"], &status(&world)["replicas"]), (&json!(3), &json!(5)));
+
+    let image = json!({ "spec": { "containers": [{ "name": "c", "image": "new" }] } });
+    world.patch(&DEPLOYMENT, "default", "deployment", json!({ "spec": { "template": image } }));
+    world.patch(&REPLICA_SET, "default", &new, json!({ "status": { "readyReplicas": 1, "availableReplicas": 1 } }));
+    world.refuses = Some(|write| matches!(write, Write::Create { .. }));
+    for try_ in 2..4 {
+        let written = world.run(&deployment::CONTROLLER, &key, at(try_), usize::MAX);
+        assert!(try_ == 2 || written == 0, "what is refused again says nothing new: {:?}", world.log.last());
+    }
+    assert_eq!(world.all(&REPLICA_SET).count(), 3);
+    assert_eq!(status(&world)["readyReplicas"], 3);
+    let told = status(&world)["conditions"].to_string();
+    assert!(told.contains("MinimumReplicasAvailable") && !told.contains("NewReplicaSetCreated"), "{told}");
+}
+
+/// S12: what became of a CronJob's last Job is known also where the next one may not be made.
+#[test]
+fn s12_a_job_that_may_not_be_made_keeps_the_others_from_no_status() {
+    let mut world = World::default();
+    world.put(json!({ "kind": "CronJob", "metadata": { "namespace": "default", "name": "cron", "uid": "cron",
+            "creationTimestamp": at(0).to_string() },
+        "spec": { "schedule": "* * * * *",
+            "jobTemplate": { "spec": { "template": { "spec": { "containers": [] } } } } },
+        "status": { "active": [{ "name": "gone", "uid": "gone" }] } }));
+    world.refuses = Some(|write| matches!(write, Write::Create { .. }));
+    world.run(&cronjob::CONTROLLER, &ObjectKey::new("default", "cron"), at(120), usize::MAX);
+    let status = |world: &World| world.get(&CRON_JOB, "default", "cron")["status"].clone();
+    assert_eq!((&status(&world)["active"], &status(&world)["lastScheduleTime"]), (&Value::Null, &Value::Null));
+    world.refuses = None;
+    world.run(&cronjob::CONTROLLER, &ObjectKey::new("default", "cron"), at(121), usize::MAX);
+    assert!(status(&world)["lastScheduleTime"].is_string());
+}
+
 /// Upstream: a Deployment says what its ReplicaSet says of pods that are refused, while it does.
 #[test]
 fn a_deployment_says_that_its_pods_are_refused() {

@@ -15,11 +15,15 @@ use super::fit::{Wants, consider, priority, usage_for};
 use super::not_scheduled;
 use super::round::Round;
 use crate::decision::{Decision, Event, Propagation, Waiting, Write, key_of};
-use crate::pods::{self, is_finished, is_terminating};
+use crate::pods::{self, DISRUPTION_TARGET, is_finished, is_terminating};
 use crate::snapshot::Index;
 
 /// Nodes on which victims are looked for: the first so many that have some.
 const MAX_CANDIDATES: usize = 20;
+/// The same of nodes where one of them may not be deleted.
+const MAX_VAIN: usize = 100;
+/// Why a victim has [`DISRUPTION_TARGET`].
+const REASON: &str = "PreemptionByScheduler";
 /// What upstream says of a node on which no room can be made.
 const UNHELPFUL: &str = "Preemption is not helpful for scheduling";
 /// What upstream says of a node without less important pods whose room would do.
@@ -54,14 +58,16 @@ pub fn preempt(round: &Round, wants: &Wants, resolvable: &[usize], now: Timestam
     if !nominated.is_empty() && round.snapshot.pods_of_node(nominated).any(|(_, other)| going(other)) {
         return Err("preemption: not eligible due to a terminating pod on the nominated node.".to_owned());
     }
-    let mut candidates = Vec::new();
-    let mut without = 0;
+    let (mut candidates, mut without, mut vain) = (Vec::new(), 0, 0);
     for index in resolvable {
         match candidate(round, wants, *index) {
-            Some(candidate) => candidates.push(candidate),
+            Some(candidate) => {
+                vain += usize::from(candidate.victims.iter().any(|pod| stays(pod)));
+                candidates.push(candidate);
+            }
             None => without += 1,
         }
-        if candidates.len() == MAX_CANDIDATES {
+        if candidates.len() - vain == MAX_CANDIDATES || vain == MAX_VAIN {
             break;
         }
     }
@@ -88,8 +94,8 @@ fn candidate(round: &Round, wants: &Wants, index: usize) -> Option<Candidate> {
     if lower.is_empty() {
         return None;
     }
-    // The most important ones, and of those the ones that run longest, are spared first.
-    lower.sort_by_key(|other| (Reverse(priority(other)), started(other)));
+    // Who may not be deleted, the most important ones, and of those the ones that run longest, are spared first.
+    lower.sort_by_key(|other| (!stays(other), Reverse(priority(other)), started(other)));
     let mut trial = round.snapshot.clone();
     lower.iter().for_each(|other| trial.set::<Pod>(&key_of(&other.metadata), None));
     let fits = |trial: &crate::Snapshot| {
@@ -111,28 +117,40 @@ fn candidate(round: &Round, wants: &Wants, index: usize) -> Option<Candidate> {
     Some(Candidate { node, victims })
 }
 
+/// Whether a pod was told that it makes room, and is not on its way: its deletion was refused (by a webhook, a policy).
+fn stays(pod: &Pod) -> bool {
+    !is_terminating(&pod.metadata)
+        && pods::condition(pod, DISRUPTION_TARGET)
+            .is_some_and(|told| told.status == "True" && told.reason.as_deref() == Some(REASON))
+}
+
 fn started(pod: &Pod) -> Option<Timestamp> {
     pod.status.as_ref().and_then(|status| status.start_time.as_ref()).map(|time| time.0)
 }
 
 /// What upstream compares, least first: the most important victim, their importance in all, how many, and then the
-/// latest start of the most important ones.
-fn cost(candidate: &Candidate) -> (i32, i64, usize, Reverse<Option<Timestamp>>, String) {
+/// latest start of the most important ones. Before that, whether a victim is known to stay: the pod would wait for its
+/// node for ever, and the others there would go for nothing.
+fn cost(candidate: &Candidate) -> (bool, i32, i64, usize, Reverse<Option<Timestamp>>, String) {
     let victims = &candidate.victims;
+    let is_vain = victims.iter().any(|pod| stays(pod));
     let highest = victims.iter().map(|pod| priority(pod)).max().unwrap_or(i32::MIN);
     // As upstream: shifted, so that many unimportant ones do not weigh less than one.
     let sum = victims.iter().map(|pod| i64::from(priority(pod)) - i64::from(i32::MIN) + 1).sum();
     let earliest = victims.iter().filter(|pod| priority(pod) == highest).filter_map(|pod| started(pod)).min();
-    (highest, sum, victims.len(), Reverse(earliest), candidate.node.clone())
+    (is_vain, highest, sum, victims.len(), Reverse(earliest), candidate.node.clone())
 }
 
 fn evict(pod: &Pod, candidate: &Candidate, now: Timestamp) -> Decision {
     let mut decision = Decision::default();
-    for victim in candidate.victims.iter().filter(|victim| !is_terminating(&victim.metadata)) {
+    // Who is known to stay is asked first: where one may not be deleted, the others need not go.
+    let (stay, go): (Vec<_>, Vec<_>) = candidate.victims.iter().partition(|victim| stays(victim));
+    for victim in stay.into_iter().chain(go).filter(|victim| !is_terminating(&victim.metadata)) {
         let why = "default-scheduler: preempting to accommodate a higher priority pod";
-        let conditions = pods::disrupted(victim, "PreemptionByScheduler", why, now);
-        let status = json!({"conditions": conditions});
-        decision.writes.push(crate::decision::guarded_status(&kinds::POD, &victim.metadata, status));
+        if !stays(victim) {
+            let status = json!({"conditions": pods::disrupted(victim, REASON, why, now)});
+            decision.writes.push(crate::decision::guarded_status(&kinds::POD, &victim.metadata, status));
+        }
         decision.writes.push(Write::Delete {
             kind: kinds::POD.clone(),
             key: key_of(&victim.metadata),

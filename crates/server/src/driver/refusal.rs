@@ -5,7 +5,7 @@ use mainstay_api::{Kind, ObjectKey, Status, kinds, object};
 use mainstay_logic::controllers::namespace::{self, CONTENT_FAILURE};
 use mainstay_logic::controllers::replicaset::REPLICA_FAILURE;
 use mainstay_logic::controllers::{deployment, horizontalpodautoscaler, podgc};
-use mainstay_logic::{Event, Write};
+use mainstay_logic::{Event, Write, scheduler};
 use serde_json::{Value, json};
 
 use super::{Part, events};
@@ -21,6 +21,9 @@ pub fn record(batch: &mut Batch<'_>, controller: &'static str, part: &Part, writ
         return;
     }
     let why: String = status.message.chars().take(MAX_MESSAGE).collect();
+    if controller == scheduler::CONTROLLER.name {
+        return not_placed(batch, controller, part, write, &why);
+    }
     match write {
         Write::Create { kind, object } => {
             let made = (kind, object::name(object));
@@ -125,6 +128,35 @@ fn content_remains(batch: &mut Batch<'_>, key: &ObjectKey, why: &str) {
     let message = format!("Failed to delete all resource types, at least 1 remaining: {why}");
     let told = Told { type_: CONTENT_FAILURE, status: "True", reason: "ContentDeletionFailed", message: &message };
     condition(batch, &owner, &told);
+}
+
+/// A pod that may not be bound, or for which a volume may not be, or nobody may be deleted. Differs: upstream says
+/// nothing of the last.
+fn not_placed(batch: &mut Batch<'_>, controller: &'static str, part: &Part, write: &Write, why: &str) {
+    let Ok(Some(pod)) = batch.get(&kinds::POD, &part.key.namespace, &part.key.name) else { return };
+    let (plugin, is_binding) = match write {
+        Write::Bind { .. } => ("Bind plugin \"DefaultBinder\"", true),
+        Write::Delete { .. } => ("PostFilter plugin \"DefaultPreemption\"", false),
+        Write::Patch { kind, .. } if *kind == kinds::POD => return,
+        _ => ("PreBind plugin \"VolumeBinding\"", true),
+    };
+    let message: String = format!("running {plugin}: {why}").chars().take(MAX_MESSAGE).collect();
+    let owner = Owner { kind: kinds::POD.clone(), key: part.key.clone(), uid: object::uid(&pod).to_owned() };
+    let event = Event {
+        kind: owner.kind.clone(),
+        key: owner.key.clone(),
+        uid: owner.uid.clone(),
+        warning: true,
+        reason: "FailedScheduling",
+        message,
+    };
+    events::record(batch, controller, &event);
+    // Who waits for room says so with each decision.
+    if is_binding {
+        let message = &event.message;
+        let told = Told { type_: "PodScheduled", status: "False", reason: "SchedulerError", message };
+        condition(batch, &owner, &told);
+    }
 }
 
 /// An autoscaler whose target may not be changed.

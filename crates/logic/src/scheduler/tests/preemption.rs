@@ -266,3 +266,29 @@ fn room_that_is_kept_for_a_pod_is_its_own_to_those_who_are_no_more_important() {
     world.put(ranked("kept", 5, json!({"spec": {"containers": cpu("4")}, "status": {"nominatedNodeName": "n1"}})));
     assert_eq!(placed(&mut world, "kept"), "n1");
 }
+
+/// S12: whoever may not be deleted keeps the newcomer from no other node, and nobody goes for nothing.
+#[test]
+fn s12_a_victim_that_may_not_be_deleted_is_passed_over() {
+    let mut world = two_nodes(&["a:n1:5:2", "b:n1:1:2", "c:n2:6"]);
+    world.put(newcomer(json!({})));
+    world.refuses = Some(|write| matches!(write, Write::Delete { key, .. } if *key.name == *"a"));
+    assert_eq!(victims(&mut world).0, "n1: ", "the first that is asked may not go, and so the other need not");
+    assert_eq!(victims(&mut world).0, "n2: c");
+
+    // Who stays is spared where others will do.
+    let mut world = two_nodes(&["a:n1:1:2:100", "b:n1:5:2", "d:n2:10:4"]);
+    let two = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "2"}}}]}});
+    world.put(newcomer(two));
+    world.refuses = Some(|write| matches!(write, Write::Delete { key, .. } if *key.name == *"a"));
+    assert_eq!(victims(&mut world).0, "n1: ");
+    assert_eq!(victims(&mut world).0, "n1: b");
+
+    // Where there is nobody else it is asked again, and goes when it may.
+    let mut world = two_nodes(&["a:n1:5", "d:n2:10:4"]);
+    world.put(newcomer(json!({})));
+    world.refuses = Some(|write| matches!(write, Write::Delete { .. }));
+    assert_eq!([victims(&mut world).0, victims(&mut world).0], ["n1: ", "n1: "]);
+    world.refuses = None;
+    assert_eq!(victims(&mut world).0, "n1: a");
+}

@@ -276,6 +276,39 @@ fn a_rollout_and_a_scale_that_are_refused_say_so() {
     assert!(told.iter().any(|(reason, _)| reason == "ReplicaSetCreateError"), "{told:?}");
 }
 
+/// S12: a pod that may not be bound says why, and keeps no other from its node.
+#[test]
+fn s12_a_pod_that_may_not_be_bound_says_so_and_keeps_no_other() {
+    static SCHEDULER: &[Controller] = &[mainstay_logic::scheduler::CONTROLLER];
+    let cluster = Cluster::new();
+    let rule = json!({ "apiGroups": [""], "apiVersions": ["*"], "operations": ["CREATE"],
+        "resources": ["pods/binding"] });
+    let spec = json!({ "failurePolicy": "Fail", "matchConstraints": { "resourceRules": [rule] },
+        "validations": [{ "expression": "request.name != 'kept'", "message": "this one is kept" }] });
+    let policy = json!({ "metadata": { "name": "keep" }, "spec": spec });
+    cluster.create(&kinds::VALIDATING_ADMISSION_POLICY, policy).expect("created");
+    let spec = json!({ "policyName": "keep", "validationActions": ["Deny"] });
+    let binding = json!({ "metadata": { "name": "keep" }, "spec": spec });
+    cluster.create(&kinds::VALIDATING_ADMISSION_POLICY_BINDING, binding).expect("created");
+    cluster.create(&kinds::SERVICE_ACCOUNT, json!({ "metadata": { "name": "default" } })).ok();
+    let node = json!({ "metadata": { "name": "n1" },
+        "status": { "allocatable": { "cpu": "4", "memory": "4Gi", "pods": "10" } } });
+    cluster.create(&kinds::NODE, node).expect("created");
+    for name in ["a", "kept", "z"] {
+        let pod = json!({ "metadata": { "name": name }, "spec": { "containers": [{ "name": "c", "image": "i" }] } });
+        cluster.create(&kinds::POD, pod).expect("created");
+    }
+    run_asking(&cluster, SCHEDULER);
+    let pods = ["a", "kept", "z"].map(|name| cluster.get(&kinds::POD, name).expect("there"));
+    let placed = pods.each_ref().map(|pod| pod["spec"]["nodeName"].is_string());
+    assert_eq!(placed, [true, false, true]);
+    let said = condition(&pods[1], "PodScheduled");
+    assert_eq!((&said["status"], &said["reason"]), (&json!("False"), &json!("SchedulerError")), "{}", pods[1]);
+    let why = object::text(&said, &["message"]);
+    assert!(why.starts_with("running Bind plugin \"DefaultBinder\": ") && why.contains("this one is kept"), "{why}");
+    assert!(told(&cluster, "default").contains(&("FailedScheduling".to_owned(), why.to_owned())));
+}
+
 /// A9: a part that is refused leaves nothing in the batch, whatever it had done by then.
 #[test]
 fn a9_a_part_that_fails_leaves_nothing_in_its_batch() {
