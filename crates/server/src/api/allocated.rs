@@ -1,5 +1,5 @@
-//! Which Service addresses are taken, found without looking through them: the next free one is as near in a range that
-//! is full but for one as in an empty one.
+//! Which Service addresses and which nodes' ranges are taken, found without looking through them: the next free one is
+//! as near in a range that is full but for one as in an empty one.
 //!
 //! It follows the store, and so is a good guess and no more: that an address is free is decided by the transaction that
 //! takes it ([`Batch::take_free`](super::Batch)).
@@ -12,28 +12,62 @@ use bytes::Bytes;
 use mainstay_api::kinds::IP_ADDRESS;
 use mainstay_store::Store;
 
-use super::{Follower, News, key};
+use super::admission::node::NODE_BITS;
+use super::{Cidr, Follower, News, key};
 
-/// The addresses that Services have, and those that somebody keeps by an IPAddress.
+/// The addresses that Services have, and those that somebody keeps by an IPAddress; the ranges that Nodes have.
 #[derive(Clone)]
-pub struct Allocated(Arc<Mutex<[Taken; 2]>>);
+pub struct Allocated(Arc<Mutex<All>>);
+
+struct All {
+    addresses: [Taken; 2],
+    ranges: Taken,
+}
 
 struct Taken {
     rows: Follower,
     prefix: Bytes,
+    /// What the rest of a key stands for.
+    number: fn(&str) -> Option<u32>,
     runs: Runs,
 }
 
 impl Allocated {
     /// The addresses of a store. They are read when they are first asked for.
     pub fn of(store: &Store) -> Self {
-        let taken = |prefix: Bytes| Taken { rows: Follower::new(store, prefix.clone()), prefix, runs: Runs::default() };
-        Self(Arc::new(Mutex::new([taken(key::cluster_ip("")), taken(key::prefix(&IP_ADDRESS, Some("")))])))
+        let taken = |prefix: Bytes, number| {
+            Taken { rows: Follower::new(store, prefix.clone()), prefix, number, runs: Runs::default() }
+        };
+        let address: fn(&str) -> Option<u32> = |text| text.parse().ok().map(|address: Ipv4Addr| u32::from(address));
+        let range = |text: &str| {
+            let (network, bits) = text.split_once('-')?;
+            let network = u32::from(network.parse::<Ipv4Addr>().ok()?);
+            (bits.parse() == Ok(NODE_BITS)).then_some(network >> (u32::BITS - NODE_BITS))
+        };
+        let addresses = [key::cluster_ip(""), key::prefix(&IP_ADDRESS, Some(""))].map(|prefix| taken(prefix, address));
+        Self(Arc::new(Mutex::new(All { addresses, ranges: taken(key::pod_range(""), range) })))
+    }
+
+    /// The index of a node's range in `all` that nobody has: the first from that index on at which it would be if they
+    /// were given away in order, and `further`. `None` where all are taken from there on to the end and from the
+    /// beginning.
+    pub fn free_range(&self, all: Cidr, further: u64) -> Option<u64> {
+        let mut taken = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let ranges = &mut taken.ranges;
+        ranges.catch_up();
+        let (count, base) = (all.ranges(NODE_BITS), u32::from(all.nth(0)?) >> (u32::BITS - NODE_BITS));
+        let begin = ranges.runs.count.saturating_add(further) % count.max(1);
+        let free = |from: u64| {
+            let free = ranges.runs.free_from(base.checked_add(u32::try_from(from).ok()?)?)?;
+            Some(u64::from(free - base)).filter(|index| *index < count)
+        };
+        free(begin).or_else(|| free(0))
     }
 
     /// The first address from this one on that nobody has.
     pub fn free_from(&self, first: Ipv4Addr) -> Option<Ipv4Addr> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = &mut all.addresses;
         all.iter_mut().for_each(Taken::catch_up);
         let mut next = u32::from(first);
         loop {
@@ -52,7 +86,7 @@ impl Taken {
     fn catch_up(&mut self) {
         let number = |key: &Bytes| {
             let text = key.strip_prefix(&self.prefix[..]).and_then(|text| std::str::from_utf8(text).ok())?;
-            text.parse().ok().map(|address: Ipv4Addr| u32::from(address))
+            (self.number)(text)
         };
         match self.rows.news() {
             Ok(News::Changes(changes)) => {
@@ -68,19 +102,23 @@ impl Taken {
                 self.runs = Runs::default();
                 entries.iter().filter_map(|entry| number(&entry.key)).for_each(|number| self.runs.insert(number));
             }
-            Err(error) => tracing::error!(%error, "the addresses of Services could not be read"),
+            Err(error) => tracing::error!(%error, "which addresses and ranges are taken could not be read"),
         }
     }
 }
 
 /// A set of numbers, as runs without a gap: the last of each, by its first.
 #[derive(Default)]
-struct Runs(BTreeMap<u32, u32>);
+struct Runs {
+    runs: BTreeMap<u32, u32>,
+    /// How many numbers there are.
+    count: u64,
+}
 
 impl Runs {
     /// The run that a number is in: its first and its last.
     fn run_of(&self, number: u32) -> Option<(u32, u32)> {
-        let (first, last) = self.0.range(..=number).next_back()?;
+        let (first, last) = self.runs.range(..=number).next_back()?;
         (number <= *last).then_some((*first, *last))
     }
 
@@ -88,23 +126,25 @@ impl Runs {
         if self.run_of(number).is_some() {
             return;
         }
+        self.count += 1;
         let below = number.checked_sub(1).and_then(|below| self.run_of(below));
         let above = number.checked_add(1).and_then(|above| self.run_of(above));
         if let Some((first, _)) = above {
-            self.0.remove(&first);
+            self.runs.remove(&first);
         }
         let first = below.map_or(number, |(first, _)| first);
-        self.0.insert(first, above.map_or(number, |(_, last)| last));
+        self.runs.insert(first, above.map_or(number, |(_, last)| last));
     }
 
     fn remove(&mut self, number: u32) {
         let Some((first, last)) = self.run_of(number) else { return };
-        self.0.remove(&first);
+        self.count -= 1;
+        self.runs.remove(&first);
         if first < number {
-            self.0.insert(first, number - 1);
+            self.runs.insert(first, number - 1);
         }
         if number < last {
-            self.0.insert(number + 1, last);
+            self.runs.insert(number + 1, last);
         }
     }
 
@@ -142,8 +182,8 @@ mod tests {
             let asked = number.saturating_sub(3);
             assert_eq!(runs.free_from(asked), (asked..=u32::MAX).find(|number| !set.contains(number)));
         }
-        let all: BTreeSet<u32> = runs.0.iter().flat_map(|(first, last)| *first..=*last).collect();
-        assert_eq!(all, set);
-        assert!(runs.0.iter().zip(runs.0.keys().skip(1)).all(|((_, last), next)| last + 1 < *next), "runs are joined");
+        let all: BTreeSet<u32> = runs.runs.iter().flat_map(|(first, last)| *first..=*last).collect();
+        assert_eq!((&all, runs.count), (&set, set.len() as u64));
+        assert!(runs.runs.iter().zip(runs.runs.keys().skip(1)).all(|((_, last), next)| last + 1 < *next), "runs are joined");
     }
 }

@@ -285,11 +285,6 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// How many keys of the store begin like this.
-    pub(super) fn taken_below(&self, prefix: &Bytes) -> u64 {
-        self.store.count(prefix) as u64
-    }
-
     /// All objects of a cluster-scoped kind, as stored.
     pub(super) fn all(&self, kind: &Kind) -> Result<Vec<Value>, Status> {
         self.stored(kind, None)
@@ -329,6 +324,33 @@ impl<'a> Batch<'a> {
         let page = self.store.range(&prefix, None, MAX_ALIKE, Some(self.store.revision())).ok()?;
         let mut stored = page.entries.iter().rev().map(|entry| &entry.key).filter(is_one);
         stored.find(|key| self.is_taken(key)).and_then(name)
+    }
+
+    /// Whether the names of at least so many objects of a namespace begin like this.
+    pub fn has_more_like(&self, kind: &Kind, namespace: &str, begin: &str, count: usize) -> bool {
+        let prefix = key::object(kind, namespace, begin);
+        let own = self.known.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix));
+        let own = own.filter(|(_, known)| matches!(known.written, Some(Some(_)))).count();
+        let stored = self.store.range(&prefix, None, count, Some(self.store.revision()));
+        stored.is_ok_and(|page| page.entries.len() + own >= count)
+    }
+
+    /// The objects of a namespace whose names begin like this, as this batch has them, of the first [`MAX_ALIKE`] that
+    /// are stored.
+    pub fn begun_like(&self, kind: &Kind, namespace: &str, begin: &str) -> Vec<Value> {
+        let prefix = key::object(kind, namespace, begin);
+        let stored = self.store.range(&prefix, None, MAX_ALIKE, Some(self.store.revision()));
+        let stored = stored.map(|page| page.entries).unwrap_or_default();
+        let stored = stored.into_iter().filter_map(|entry| Some((entry.key, serde_json::from_slice(&entry.value).ok()?)));
+        let mut objects: BTreeMap<Bytes, Value> = stored.collect();
+        for (key, known) in self.known.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix)) {
+            match &known.written {
+                Some(Some(written)) => drop(objects.insert(key.clone(), written.clone())),
+                Some(None) => drop(objects.remove(key)),
+                None => {}
+            }
+        }
+        objects.into_values().collect()
     }
 
     /// How many writes are in the batch.

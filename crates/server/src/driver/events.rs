@@ -32,14 +32,45 @@ const LOUD: i64 = 10;
 /// See [`LOUD`].
 const QUIET: SignedDuration = SignedDuration::from_secs(10);
 
+/// So many Events of an object are told at once by one controller, and further ones every [`REFILL`]: upstream's spam
+/// filter (burst 25, one more every five minutes).
+const BURST: usize = 25;
+/// See [`BURST`].
+const REFILL: SignedDuration = SignedDuration::from_mins(5);
+/// So many Events about an object that differ in what they say only are told within [`ALIKE_FOR`]; those after them are
+/// one (upstream's aggregation).
+const ALIKE: usize = 10;
+/// See [`ALIKE`].
+const ALIKE_FOR: SignedDuration = SignedDuration::from_mins(10);
+/// What such a one begins with, in upstream's words.
+const COMBINED: &str = "(combined from similar events): ";
+
 /// Adds an Event to the batch. One that cannot be written (its namespace is going) is left out.
 pub fn record(batch: &mut Batch<'_>, controller: &'static str, event: &Event) {
     let namespace = if event.key.namespace.is_empty() { "default" } else { &event.key.namespace };
     let message: String = event.message.chars().take(MAX_MESSAGE).collect();
-    let (begin, mark) = (beginning(&event.key.name), mark(controller, event, &message));
+    let begin = beginning(&event.key.name);
     let now = mainstay_api::time::rfc3339(batch.now);
-    let written = if let Some(name) = batch.named_like(&kinds::EVENT, namespace, &begin, &mark) {
-        repeat(batch, namespace, &name, &now)
+    let (mut message, mut mark) = (message.clone(), mark(controller, event, &message));
+    let mut known = batch.named_like(&kinds::EVENT, namespace, &begin, &mark);
+    let mut news = None;
+    if known.is_none() {
+        match crowd(batch, controller, event, namespace, &begin) {
+            Crowd::Few => {}
+            Crowd::Alike => {
+                message = format!("{COMBINED}{message}").chars().take(MAX_MESSAGE).collect();
+                mark = self::mark(controller, event, COMBINED);
+                known = batch.named_like(&kinds::EVENT, namespace, &begin, &mark);
+                news = Some(&*message);
+            }
+            Crowd::Many => {
+                tracing::debug!(controller, key = %event.key, reason = event.reason, message, "told too often");
+                return;
+            }
+        }
+    }
+    let written = if let Some(name) = known {
+        repeat(batch, namespace, &name, news, &now)
     } else {
         // What one decision tells is told at one instant, and in order.
         let told = u128::try_from(batch.now.as_nanosecond()).unwrap_or(0).saturating_add(batch.written() as u128);
@@ -62,7 +93,52 @@ pub fn record(batch: &mut Batch<'_>, controller: &'static str, event: &Event) {
     }
 }
 
-fn repeat(batch: &mut Batch<'_>, namespace: &str, name: &str, now_text: &str) -> Result<(), mainstay_api::Status> {
+/// How much one controller has told of an object.
+enum Crowd {
+    Few,
+    /// Much that is alike.
+    Alike,
+    /// As much as is told at once.
+    Many,
+}
+
+fn crowd(batch: &Batch<'_>, controller: &str, event: &Event, namespace: &str, begin: &str) -> Crowd {
+    if !batch.has_more_like(&kinds::EVENT, namespace, begin, ALIKE) {
+        return Crowd::Few;
+    }
+    let type_ = if event.warning { "Warning" } else { "Normal" };
+    let time = |one: &Value, field: &str| mainstay_api::time::parse(object::text(one, &[field]));
+    let is_within =
+        |at: Option<Timestamp>, long: SignedDuration| at.is_some_and(|at| batch.now.duration_since(at) < long);
+    let (mut all, mut alike, mut newest) = (0, 0, None);
+    for one in batch.begun_like(&kinds::EVENT, namespace, begin) {
+        let is_its = object::text(&one, &["source", "component"]) == controller
+            && object::text(&one, &["involvedObject", "kind"]) == &*event.kind.kind
+            && object::text(&one, &["involvedObject", "name"]) == &*event.key.name
+            && object::text(&one, &["involvedObject", "uid"]) == event.uid;
+        if !is_its {
+            continue;
+        }
+        all += 1;
+        newest = newest.max(time(&one, "firstTimestamp"));
+        let is_alike = object::text(&one, &["reason"]) == event.reason && object::text(&one, &["type"]) == type_;
+        alike += usize::from(is_alike && is_within(time(&one, "lastTimestamp"), ALIKE_FOR));
+    }
+    match () {
+        () if alike >= ALIKE => Crowd::Alike,
+        () if all >= BURST && is_within(newest, REFILL) => Crowd::Many,
+        () => Crowd::Few,
+    }
+}
+
+/// Counts an Event up; with what is `news` of it, where it tells of many.
+fn repeat(
+    batch: &mut Batch<'_>,
+    namespace: &str,
+    name: &str,
+    news: Option<&str>,
+    now_text: &str,
+) -> Result<(), mainstay_api::Status> {
     let now = batch.now;
     let change = |old: &Value| {
         let mut new = old.clone();
@@ -72,6 +148,9 @@ fn repeat(batch: &mut Batch<'_>, namespace: &str, name: &str, now_text: &str) ->
             let fields = object::ensure(&mut new, &[]);
             fields.insert("count".to_owned(), json!(count.saturating_add(1)));
             fields.insert("lastTimestamp".to_owned(), now_text.into());
+            if let Some(news) = news {
+                fields.insert("message".to_owned(), news.into());
+            }
         }
         Ok(new)
     };

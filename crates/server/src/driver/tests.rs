@@ -234,6 +234,45 @@ fn an_event_that_repeats_is_counted_and_goes_after_an_hour() {
     assert_eq!(counts(), [] as [i64; 0]);
 }
 
+/// X7: what is told of one object is bounded, as upstream's correlator does: what is alike is combined after the tenth,
+/// and after 25 there is one every five minutes; others are told of all the same.
+#[test]
+fn x7_one_object_is_told_of_so_much_and_no_more() {
+    let cluster = Cluster::new();
+    let tell = |name: &str, reason: &'static str, message: String| {
+        let key = ObjectKey::new("default", name);
+        let kind = kinds::CONFIG_MAP.clone();
+        let event = mainstay_logic::Event { kind, key, uid: "u".to_owned(), warning: true, reason, message };
+        let mut batch = cluster.api.batch();
+        events::record(&mut batch, "tells", &event);
+        cluster.api.store.commit_blocking(batch.into_txn()).expect("committed");
+    };
+    let told = |name: &str| -> Vec<(String, i64)> {
+        let prefix = format!("/core/events/default/{name}.");
+        let events = cluster.api.store.range(prefix.as_bytes(), None, 1000, None).expect("listed").entries;
+        let parsed = events.iter().map(|entry| serde_json::from_slice::<Value>(&entry.value).expect("JSON"));
+        parsed
+            .map(|event| (object::text(&event, &["message"]).to_owned(), event["count"].as_i64().expect("a count")))
+            .collect()
+    };
+    (0..100).for_each(|number| tell("a", "Alike", format!("number {number}")));
+    let all = told("a");
+    assert_eq!(all.len(), 11, "{all:?}");
+    let (combined, count) = all.iter().find(|(message, _)| message.starts_with("(combined")).expect("one for many");
+    assert!(combined.ends_with("number 19") && *count == 10, "the tenth of them, then rarely: {combined} {count}");
+    tell("a", "Alike", "number 3".to_owned());
+    assert!(told("a").contains(&("number 3".to_owned(), 2)), "what was told is counted up");
+
+    let reasons: Vec<&'static str> = (0..40).map(|number| &*format!("Reason{number}").leak()).collect();
+    reasons.iter().for_each(|reason| tell("b", reason, "m".to_owned()));
+    assert_eq!(told("b").len(), 25);
+    tell("c", "Reason", "m".to_owned());
+    assert_eq!(told("c").len(), 1);
+    cluster.seconds.fetch_add(301, std::sync::atomic::Ordering::Relaxed);
+    reasons[25..].iter().for_each(|reason| tell("b", reason, "m".to_owned()));
+    assert_eq!(told("b").len(), 26);
+}
+
 /// `kubectl get events` lists by name, and `describe` by the second: what was told first comes first, also after what a
 /// server before this one told, and the same is the same Event.
 #[test]

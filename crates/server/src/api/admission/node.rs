@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::api::{Batch, Cidr, key};
 
 /// The bits of a node's own range: upstream's `--node-cidr-mask-size`.
-const NODE_BITS: u32 = 24;
+pub const NODE_BITS: u32 = 24;
 
 /// Who was too late once looks at most so many ranges further on, and twice as many with each time.
 const MEET: u64 = 8;
@@ -47,8 +47,8 @@ pub fn allocate(batch: &mut Batch<'_>, node: &mut Value) -> Result<(), Status> {
         Ok(attempt) if attempt > 0 => u64::from_be_bytes(batch.random()) % (MEET << attempt),
         _ => 0,
     };
-    let (begin, end) = (batch.taken_below(&key::pod_range("")) + further, all.ranges(NODE_BITS));
-    let begin = begin % end.max(1);
+    let (begin, end) = (batch.allocated.free_range(all, further).unwrap_or(0), all.ranges(NODE_BITS));
+    // What this batch itself gives away, and what was given a moment ago, is not known there.
     let mut ranges = (begin..end).chain(0..begin).filter_map(|index| all.range(NODE_BITS, index));
     let Some(free) = ranges.find(|range: &Cidr| !batch.is_taken(&key::pod_range(&range.to_string()))) else {
         batch.warnings.push(format!("all ranges of {all} are in use: this Node has no addresses for pods"));
