@@ -209,12 +209,7 @@ struct Made {
 }
 
 /// RollingUpdate: grow the new one as far as surge allows; when it can't grow, shrink the old ones.
-fn roll<'a>(
-    o: &Observed<'a>,
-    sizes: &mut BTreeMap<&'a str, i32>,
-    made: &mut Option<Made>,
-    collisions: &mut i32,
-) {
+fn roll<'a>(o: &Observed<'a>, sizes: &mut BTreeMap<&'a str, i32>, made: &mut Option<Made>, collisions: &mut i32) {
     let total: i32 = o.all().map(size).sum();
     let Some(new) = o.new else {
         *made = make(o, o.plan.size_of_new(0, total), collisions);

@@ -35,8 +35,11 @@ struct Taken {
 impl Allocated {
     /// The addresses of a store. They are read when they are first asked for.
     pub fn of(store: &Store) -> Self {
-        let taken = |prefix: Bytes, number| {
-            Taken { rows: Follower::new(store, prefix.clone()), prefix, number, runs: Runs::default() }
+        let taken = |prefix: Bytes, number| Taken {
+            rows: Follower::new(store, prefix.clone()),
+            prefix,
+            number,
+            runs: Runs::default(),
         };
         let address: fn(&str) -> Option<u32> = |text| text.parse().ok().map(|address: Ipv4Addr| u32::from(address));
         let range = |text: &str| {
@@ -184,6 +187,9 @@ mod tests {
         }
         let all: BTreeSet<u32> = runs.runs.iter().flat_map(|(first, last)| *first..=*last).collect();
         assert_eq!((&all, runs.count), (&set, set.len() as u64));
-        assert!(runs.runs.iter().zip(runs.runs.keys().skip(1)).all(|((_, last), next)| last + 1 < *next), "runs are joined");
+        assert!(
+            runs.runs.iter().zip(runs.runs.keys().skip(1)).all(|((_, last), next)| last + 1 < *next),
+            "runs are joined"
+        );
     }
 }

@@ -341,7 +341,8 @@ impl<'a> Batch<'a> {
         let prefix = key::object(kind, namespace, begin);
         let stored = self.store.range(&prefix, None, MAX_ALIKE, Some(self.store.revision()));
         let stored = stored.map(|page| page.entries).unwrap_or_default();
-        let stored = stored.into_iter().filter_map(|entry| Some((entry.key, serde_json::from_slice(&entry.value).ok()?)));
+        let stored =
+            stored.into_iter().filter_map(|entry| Some((entry.key, serde_json::from_slice(&entry.value).ok()?)));
         let mut objects: BTreeMap<Bytes, Value> = stored.collect();
         for (key, known) in self.known.range(prefix.clone()..).take_while(|(key, _)| key.starts_with(&prefix)) {
             match &known.written {
