@@ -17,7 +17,7 @@ const MAX: i128 = (i64::MAX as i128) * NANO;
 const MAX_TEXT: usize = 256;
 /// Digits of the fraction that are kept; later ones only round up.
 const MAX_FRACTION: usize = 18;
-/// Digits before the point beyond which any suffix gives the largest quantity.
+/// Digits before the point that are kept; later ones only round up.
 const MAX_WHOLE: usize = 28;
 
 /// The family of suffixes that a quantity is printed with.
@@ -204,24 +204,22 @@ fn suffix_scale(suffix: &str) -> Result<(Scale, Format), ParseError> {
 
 /// `whole.fraction` times the scale, in nano-units, rounded up; `i128::MAX` when it does not fit.
 fn scaled(whole: &str, fraction: &str, scale: Scale) -> i128 {
-    if whole.len() > MAX_WHOLE {
-        let tiny = matches!(scale, Scale::Ten(power) if power < -9);
-        return if tiny { 1 } else { i128::MAX };
-    }
-    let room = MAX_FRACTION.min(38 - whole.len());
+    let (whole, later) = whole.split_at(whole.len().min(MAX_WHOLE));
+    let room = if later.is_empty() { MAX_FRACTION.min(38 - whole.len()) } else { 0 };
     let kept = fraction.get(..room.min(fraction.len())).unwrap_or("");
     let rest = fraction.get(kept.len()..).unwrap_or("");
-    let sticky = i128::from(rest.bytes().any(|b| b != b'0'));
+    let sticky = i128::from(later.bytes().chain(rest.bytes()).any(|b| b != b'0'));
     let mut mantissa: i128 = 0;
     for digit in whole.bytes().chain(kept.bytes()) {
         mantissa = mantissa * 10 + i128::from(digit - b'0');
     }
     let mantissa = mantissa.saturating_add(sticky);
-    let digits = i32::try_from(kept.len()).unwrap_or(0);
+    // Both are of a text that is not long. Ten to this power is what one of the mantissa stands for.
+    let place = i32::try_from(later.len()).unwrap_or(0) - i32::try_from(kept.len()).unwrap_or(0);
     match scale {
-        Scale::Ten(power) => times_ten_to(mantissa, power + 9 - digits),
+        Scale::Ten(power) => times_ten_to(mantissa, power + 9 + place),
         Scale::Two(power) => match mantissa.checked_mul(1 << power) {
-            Some(mantissa) => times_ten_to(mantissa, 9 - digits),
+            Some(mantissa) => times_ten_to(mantissa, 9 + place),
             None => i128::MAX,
         },
     }
@@ -298,6 +296,7 @@ pub fn canonicalize_list(list: Option<&mut Value>) {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use serde_json::json;
 
     use super::*;
 
@@ -329,6 +328,27 @@ mod tests {
             ("9Ei", "9223372036854775807"),
             ("0001", "1"),
             ("5.", "5"),
+            ("5n", "5n"),
+            ("7u", "7u"),
+            ("3M", "3M"),
+            ("4G", "4G"),
+            ("6T", "6T"),
+            ("2P", "2P"),
+            ("1Ti", "1Ti"),
+            ("2Pi", "2Pi"),
+            ("3Ei", "3Ei"),
+            ("-2Gi", "-2Gi"),
+            ("-1.5", "-1500m"),
+            ("1E3", "1e3"),
+            ("1e-3", "1e-3"),
+            ("1e-2000", "1e-9"),
+            ("1e2000", "9223372036854775807"),
+            // Longer than what is kept of a number.
+            ("1000000000000000000000000000000e-30", "1"),
+            ("100000000000000000000000000001e-30", "100000001e-9"),
+            ("100000000000000000000000000000.1e-30", "100000001e-9"),
+            ("100000000000000000000000000000e-10", "9223372036854775807"),
+            ("100000000000000000000000000000Ki", "9223372036854775807"),
         ];
         for (text, canonical) in table {
             assert_eq!(text.parse::<Quantity>().map(|q| q.to_string()), Ok(canonical.to_owned()), "{text}");
@@ -343,6 +363,44 @@ mod tests {
         for text in ["1KiB", "1 Gi", "1e", "1K", "1x", "1ee3", "1é"] {
             assert_eq!(text.parse::<Quantity>(), Err(ParseError::Suffix), "{text}");
         }
+    }
+
+    /// What is added up and compared is the amount, however it was written; what is left is never more than there is.
+    #[test]
+    fn sums_are_of_amounts_and_printed_like_what_was_there() {
+        let q = |text: &str| text.parse::<Quantity>().unwrap();
+        let most = i64::MAX;
+        for (sum, printed, units, milli) in [
+            (Quantity::from_units(2048, Format::BinarySi), "2Ki", 2048, 2_048_000),
+            (Quantity::from_milli(1500), "1500m", 2, 1500),
+            (Quantity::ZERO + q("1Gi"), "1Gi", 1 << 30, 1000 << 30),
+            (q("1Gi") - Quantity::ZERO, "1Gi", 1 << 30, 1000 << 30),
+            (q("1k") + q("1Ki"), "2024", 2024, 2_024_000),
+            (q("500m") - q("1"), "-500m", 0, -500),
+            (q("1") - q("1"), "0", 0, 0),
+            (q("-1500m") + Quantity::ZERO, "-1500m", -1, -1500),
+            (q("9Ei") + q("9Ei"), "9223372036854775807", most, most),
+            (q("-9Ei") - q("9Ei"), "-9223372036854775807", -most, i64::MIN),
+        ] {
+            assert_eq!((sum.to_string().as_str(), sum.units(), sum.milli()), (printed, units, milli));
+        }
+        let facts = |text| (q(text).is_zero(), q(text).is_negative(), q(text).is_whole());
+        assert_eq!(
+            ["0", "-1n", "2", "1500m"].map(facts),
+            [(true, false, true), (false, true, false), (false, false, true), (false, false, false),]
+        );
+        assert!((q("1500m").approximate() - 1.5).abs() < 1e-9);
+        assert_eq!(q("1G").max(q("1Mi")), q("1000M"));
+    }
+
+    #[test]
+    fn numbers_are_read_and_stored_as_quantities_and_nothing_else_is() {
+        let mut list = json!({"cpu": 0.5, "memory": "1024Mi", "pods": 3, "wrong": "x", "none": null});
+        canonicalize_list(Some(&mut list));
+        assert_eq!(list, json!({"cpu": "500m", "memory": "1Gi", "pods": "3", "wrong": "x", "none": null}));
+        assert_eq!(Quantity::of(&json!(true)), Err(ParseError::Format));
+        let long = |digits: usize| format!("{}1", "0".repeat(digits - 1)).parse::<Quantity>();
+        assert_eq!((long(MAX_TEXT).map(Quantity::units), long(MAX_TEXT + 1)), (Ok(1), Err(ParseError::Format)));
     }
 
     #[test]
