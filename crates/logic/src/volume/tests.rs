@@ -12,6 +12,8 @@ use crate::scheduler;
 use crate::scheduler::tests::{node, pod};
 use crate::world::World;
 
+mod facts;
+mod folders;
 mod pending;
 mod reclaim;
 mod requests;
