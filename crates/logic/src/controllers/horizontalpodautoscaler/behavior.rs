@@ -41,6 +41,14 @@ impl History {
         noted.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
     }
 
+    /// The size that is found counts as the first recommendation, also where all others were forgotten while there
+    /// were no metrics: nothing shrinks at the first look.
+    pub fn begin(&mut self, current: i32, now: Timestamp) {
+        if self.recommended.is_empty() {
+            self.recommend(current, now);
+        }
+    }
+
     /// A size was recommended. Of the same size in a row only the first note and the last are needed.
     fn recommend(&mut self, replicas: i32, now: Timestamp) {
         let now = now.as_second();

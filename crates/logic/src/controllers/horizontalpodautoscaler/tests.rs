@@ -128,6 +128,35 @@ fn a_set_shrinks_only_when_nothing_larger_was_recommended_for_five_minutes() {
 }
 
 #[test]
+fn conformance_an_autoscaler_holds_the_size_that_it_finds_for_five_minutes() {
+    // At its first look there are metrics, or none yet; or somebody has taken its notes away.
+    for first in [&[10, 10, 10, 10][..], &[]] {
+        let mut world = world(4, &json!({}));
+        for now in (0..=285).step_by(15) {
+            measure(&mut world, now, if now == 0 { first } else { &[10, 10, 10, 10] });
+            assert_eq!(size(&world), 4, "{now}");
+        }
+        assert_eq!(condition(&world, "AbleToScale"), "True ScaleDownStabilized");
+        measure(&mut world, 375, &[10, 10, 10, 10]);
+        assert_eq!(size(&world), 1);
+    }
+    let mut noted = world(4, &json!({}));
+    measure(&mut noted, 0, &[50, 50, 50, 50]);
+    let mut forgotten = noted.get(&KIND, "default", "web");
+    forgotten["metadata"]["annotations"] = Value::Null;
+    noted.put(forgotten);
+    measure(&mut noted, 15, &[10, 10, 10, 10]);
+    assert_eq!(size(&noted), 4);
+    // Metrics that were away for longer than any window.
+    let mut dark = world(4, &json!({}));
+    for now in (0..=1200).step_by(15) {
+        measure(&mut dark, now, &[]);
+    }
+    measure(&mut dark, 1215, &[10, 10, 10, 10]);
+    assert_eq!(size(&dark), 4);
+}
+
+#[test]
 fn growth_is_bounded_by_rate_and_by_the_largest_size() {
     let mut unruled = world(1, &json!({}));
     measure(&mut unruled, 0, &[1000]);
