@@ -71,6 +71,20 @@ impl Noted {
     }
 }
 
+/// How much memory this process may have, in bytes: the machine's, or its control group's (version 2) where that has
+/// less.
+fn memory() -> Option<u64> {
+    let read = |path: &Path| fs::read_to_string(path).ok();
+    let machine = read(Path::new("/proc/meminfo"))?;
+    let total = machine.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next());
+    let total = total?.parse::<u64>().ok()? << 10;
+    let group = read(Path::new("/proc/self/cgroup")).unwrap_or_default();
+    let group = group.lines().find_map(|line| line.strip_prefix("0::/")).unwrap_or_default().to_owned();
+    let groups = Path::new(&group).ancestors().map(|group| Path::new("/sys/fs/cgroup").join(group));
+    let limits = groups.filter_map(|group| read(&group.join("memory.max"))?.trim().parse::<u64>().ok());
+    Some(limits.fold(total, u64::min))
+}
+
 /// Opens the store of a data folder, or makes it where nothing speaks for one that was there before.
 ///
 /// `id` is for a new cluster: random bits. `seal` is for rows that are encrypted on the disk.
@@ -102,7 +116,11 @@ pub fn open_store(
         Some(Noted { cluster, revision }) => Owner::Known { cluster, revision },
         None => Owner::Claim { cluster: fresh, existing: held },
     };
-    let options = Options { owner, index: Some(crate::api::key::PODS_BY_NODE), ..Options::default() };
+    let index = Some(crate::api::key::PODS_BY_NODE);
+    let mut options = Options { owner, index, ..Options::default() };
+    if let Some(memory) = memory() {
+        options.window_most_bytes = mainstay_store::limits::window_most_bytes(memory);
+    }
     let opened = match etcd {
         Some(etcd) => Store::open_etcd(etcd.clone(), options),
         None => Store::open_sealed(path.as_path(), options, seal),

@@ -47,6 +47,7 @@ pub use index::Index;
 pub use redb::StorageBackend;
 pub use restore::{RestoreError, restore, row_checksum};
 pub use sealing::{Opened, PREFIX as SEALED_PREFIX, Seal};
+pub use state::Window;
 pub use store::{Mode, Options, Owner, Store};
 pub use types::{ClusterId, Committed, Damage, Encoded, Entry, Event, Expect, Op, Page, Revision, Txn};
 pub use watch::Watcher;

@@ -18,7 +18,7 @@ pub const MAX_GROUP: usize = 256;
 pub const MAX_GROUP_BYTES: usize = 4 << 20;
 /// Past changes that are kept for watches and for reads at an older revision.
 pub const WINDOW_EVENTS: usize = 10_000;
-/// Bytes (keys and values) of past changes that are kept; more than one group, or watchers could never keep up.
+/// Bytes (keys, values, and what a change takes itself) of past changes that are kept; more than one group, or watchers could never keep up.
 pub const WINDOW_BYTES: usize = 16 << 20;
 /// How long past changes are kept beyond [`WINDOW_EVENTS`] and [`WINDOW_BYTES`]: as long as etcd keeps them for
 /// upstream's API server (5 minutes). A list that is read in parts, or a watcher that stood still, is not cut off by
@@ -26,6 +26,12 @@ pub const WINDOW_BYTES: usize = 16 << 20;
 pub const WINDOW_TIME: std::time::Duration = std::time::Duration::from_secs(300);
 /// Bytes of past changes that are never exceeded, whatever their age, unless told: 10 s of 4,000 writes of 3 KiB.
 pub const WINDOW_MOST_BYTES: usize = 128 << 20;
+
+/// The same by the memory of a machine, in bytes: a 128th of it, from 64 to 512 MiB. 16 GiB give
+/// [`WINDOW_MOST_BYTES`]; the least is 10 s of 4,000 writes of 1.3 KiB.
+pub fn window_most_bytes(memory: u64) -> usize {
+    (memory / 128).clamp(64 << 20, 512 << 20) as usize
+}
 /// Lists that are being read in parts, of which the state is kept as long as the window reaches back to it.
 pub const MAX_PINS: usize = 64;
 /// The engine's page cache, in bytes. Small: everything that is read is in memory already.

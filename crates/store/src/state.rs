@@ -47,8 +47,10 @@ impl Change {
         Self { event, previous, concern: Concern::Nobody }
     }
 
+    /// With what it takes itself: of short values that is most of it. What a value replaced is an older change's, or
+    /// was there at the open.
     fn bytes(&self) -> usize {
-        self.event.key.len() + self.event.value.len()
+        size_of::<Self>() + self.event.key.len() + self.event.value.len()
     }
 
     fn undo(&self, keys: &mut Keys) {
@@ -91,6 +93,19 @@ pub(crate) struct State {
     index: Option<Index>,
     /// By the index.
     found: Found,
+}
+
+/// How far back the past is kept at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Changes that are kept.
+    pub events: usize,
+    /// What they take, in bytes: keys, values, and the changes themselves.
+    pub bytes: usize,
+    /// What they never take more than, in bytes.
+    pub most_bytes: usize,
+    /// For how long the oldest of them is kept by now, to a second; nothing where none is, or there is no clock.
+    pub age: Duration,
 }
 
 /// How often it is noted which revision the store had.
@@ -150,11 +165,26 @@ impl State {
         }
     }
 
-    /// Whether the oldest change that is kept happened a short time ago.
-    fn is_young(&self, now: Instant) -> bool {
+    /// How long ago the oldest change that is kept happened; `None` where that was less than a second ago.
+    fn age(&self, now: Instant) -> Option<Duration> {
         let oldest = self.compacted.next();
         let mark = self.marks.iter().find(|(_, revision)| *revision >= oldest);
-        mark.is_none_or(|(at, _)| now.saturating_duration_since(*at) < self.limits.time)
+        mark.map(|(at, _)| now.saturating_duration_since(*at))
+    }
+
+    /// Whether the oldest change that is kept happened a short time ago.
+    fn is_young(&self, now: Instant) -> bool {
+        self.age(now).is_none_or(|age| age < self.limits.time)
+    }
+
+    /// What the window is now.
+    pub fn window(&self, now: Instant) -> Window {
+        Window {
+            events: self.window.len(),
+            bytes: self.window_bytes,
+            most_bytes: self.limits.most_bytes,
+            age: self.age(now).filter(|_| !self.window.is_empty()).unwrap_or_default(),
+        }
     }
 
     /// Keeps the present state for a list that is read in parts.
@@ -255,4 +285,87 @@ pub(crate) fn page(keys: &Keys, prefix: &[u8], after: Option<&[u8]>, limit: usiz
     let mut rest = under(keys, prefix, after);
     let entries: Vec<Entry> = rest.by_ref().take(limit).map(|(key, stored)| stored.entry(key)).collect();
     Page { entries, more: rest.next().is_some(), revision }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A state whose clock is the test's: so many writes of so many bytes at each of so many moments.
+    struct Clocked {
+        state: State,
+        now: Instant,
+    }
+
+    impl Clocked {
+        fn new(most_bytes: usize) -> Self {
+            let limits =
+                WindowLimits { events: 100, bytes: 64 << 10, time: Duration::from_secs(300), most_bytes };
+            let state = State::new(Keys::default(), Revision(1), limits, None);
+            Self { state, now: Instant::now() }
+        }
+
+        /// Writes for so many seconds, in groups of 100 ms.
+        fn write(&mut self, seconds: u64, per_second: u64, bytes: usize) {
+            let value = Bytes::from(vec![b'x'; bytes]);
+            for _ in 0..seconds * 10 {
+                self.now += Duration::from_millis(100);
+                let first = self.state.revision.0;
+                let changes: Vec<Change> = (1..=per_second / 10)
+                    .map(|number| {
+                        let (revision, key) = (Revision(first + number), Bytes::from_static(b"/busy"));
+                        let event = Event { revision, key, value: value.clone(), previous: None, deleted: false };
+                        Change::new(event, None)
+                    })
+                    .collect();
+                let last = changes.last().expect("a change").event.revision;
+                self.state.publish(Keys::default(), last, changes, Some(self.now));
+            }
+        }
+
+        fn window(&self) -> Window {
+            self.state.window(self.now)
+        }
+    }
+
+    /// Four thousand writes of 1 KiB a second, and the bytes of a machine of 16 GiB: a watcher that stood still for
+    /// ten seconds, and a list that took as long, go on.
+    #[test]
+    fn a7_ten_seconds_of_four_thousand_writes_are_kept() {
+        let mut clocked = Clocked::new(128 << 20);
+        clocked.write(60, 4_000, 1024);
+        let seen = clocked.state.revision;
+        clocked.write(10, 4_000, 1024);
+        assert_eq!(clocked.state.check(seen), Ok(()));
+        let window = clocked.window();
+        assert!(window.age >= Duration::from_secs(10) && window.age < Duration::from_secs(60), "{window:?}");
+        assert!(window.events >= 40_000 && window.bytes <= window.most_bytes, "{window:?}");
+    }
+
+    /// Age alone removes what few write, and no more than what is beyond the least that is always kept.
+    #[test]
+    fn a7_what_is_older_than_five_minutes_goes_but_for_the_least() {
+        let mut clocked = Clocked::new(128 << 20);
+        clocked.write(400, 10, 256);
+        let window = clocked.window();
+        assert!(window.age >= Duration::from_secs(299) && window.age <= Duration::from_secs(302), "{window:?}");
+        let mut quiet = Clocked::new(128 << 20);
+        quiet.write(5, 10, 256);
+        quiet.now += Duration::from_secs(86_400);
+        quiet.write(1, 10, 256);
+        assert_eq!(quiet.window().events, 60, "few events are kept however old they are");
+    }
+
+    /// Values that are nearly empty take more than their bytes.
+    #[test]
+    fn x7_short_values_do_not_make_the_window_larger_than_its_bytes() {
+        let mut clocked = Clocked::new(1 << 20);
+        clocked.write(20, 4_000, 2);
+        let window = clocked.window();
+        assert!(window.bytes <= 1 << 20, "{window:?}");
+        assert!(window.events * size_of::<Change>() <= 1 << 20, "{window:?}");
+        assert!(window.events > 1_000, "{window:?}");
+        clocked.state.compact(clocked.state.revision);
+        assert_eq!(clocked.window(), Window { events: 0, bytes: 0, most_bytes: 1 << 20, age: Duration::ZERO });
+    }
 }

@@ -8,7 +8,7 @@ use crate::index::Index;
 use crate::limits::{QUEUE, TxnLimits, WINDOW_BYTES, WINDOW_EVENTS, WINDOW_MOST_BYTES, WINDOW_TIME};
 use crate::sealing::Seal;
 use crate::silence::Silence;
-use crate::state::{Change, Keys, State, WindowLimits, page, under};
+use crate::state::{Change, Keys, State, WindowLimits, page, under, Window};
 use crate::watch::{Watcher, Watchers};
 use crate::writer::{Request, Writer, validate};
 use crate::{
@@ -503,6 +503,11 @@ impl Store {
     pub fn count(&self, prefix: &[u8]) -> usize {
         let keys = self.0.shared.read().keys.clone();
         under(&keys, prefix, None).count()
+    }
+
+    /// How far back the past is kept now.
+    pub fn window(&self) -> Window {
+        self.0.shared.read().window(std::time::Instant::now())
     }
 
     /// The newest revision that is on disk and visible.

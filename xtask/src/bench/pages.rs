@@ -19,8 +19,9 @@ const OBJECTS: usize = 50_000;
 const PAGE: usize = 500;
 /// What the reader does with each page.
 const BETWEEN_PAGES: Duration = Duration::from_millis(100);
-/// Those who write meanwhile, and how often all of them together at most, per second.
-const WRITERS: usize = 32;
+/// Those who write meanwhile, and how often all of them together at most, per second. Each waits for its answer, so of
+/// few of them the rate is their number by the time of a sync, whatever the server can do.
+const WRITERS: usize = 64;
 const RATE: usize = 4_000;
 /// The size of what they write.
 const BYTES: usize = 1024;
@@ -35,9 +36,14 @@ pub async fn measure(cluster: &Cluster, table: &mut Table) -> Result<()> {
     for number in 0..WRITERS {
         writers.spawn(write(cluster.another_client()?, number, ends.clone(), written.clone()));
     }
-    let begun = Instant::now();
+    let (own, servers) = (std::process::id(), cluster.pid()?);
+    let used = || [own, servers].map(|pid| processes::cpu(pid).as_secs_f64());
+    let (begun, before) = (Instant::now(), used());
     let (listed, watched) = tokio::join!(list(cluster.another_client()?), watch(cluster.another_client()?));
-    let rate = written.load(Ordering::Relaxed) as f64 / begun.elapsed().as_secs_f64();
+    let took = begun.elapsed().as_secs_f64();
+    let rate = written.load(Ordering::Relaxed) as f64 / took;
+    let after = used();
+    let [of_writers, of_server] = [0, 1].map(|who| (after[who] - before[who]) / took);
     ends.store(true, Ordering::Relaxed);
     while let Some(done) = writers.join_next().await {
         done??;
@@ -50,9 +56,25 @@ pub async fn measure(cluster: &Cluster, table: &mut Table) -> Result<()> {
     let seen = format!("{} events, {}, {} begun anew", watched.events, expired(watched.expired), watched.streams - 1);
     let pause = format!("a watcher that stood still for {} s, {rate:.0} writes/s", PAUSE.as_secs());
     table.row(&pause, seen, format!("up to date after {:.1} s", watched.took.as_secs_f64()), "", "no 410");
-    let pss = processes::memory(cluster.pid()?)?.pss;
+    let shares = format!("server {of_server:.2}, writers and readers {of_writers:.2}");
+    table.row("processors that it took", shares, "", "", "");
+    table.row("the past that is kept then", kept(&cluster.another_client()?).await?, "", "", "");
+    let pss = processes::memory(servers)?.pss;
     table.row("main process PSS after that", format!("{:.1} MiB", pss as f64 / 1024.0), "", "", "");
     Ok(())
+}
+
+/// What the server says of its window.
+async fn kept(client: &Client) -> Result<String> {
+    let metrics = client.get_text("/metrics").await?;
+    let of = |name: &str| -> Result<f64> {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(line.with_context(|| name.to_owned())?.parse()?)
+    };
+    let (seconds, events) = (of("mainstay_store_window_seconds")?, of("mainstay_store_window_events")?);
+    let [bytes, most] = ["mainstay_store_window_bytes", "mainstay_store_window_bytes_limit"].map(of);
+    let mib = |bytes: f64| bytes / f64::from(1 << 20);
+    Ok(format!("{seconds} s, {events} changes, {:.0} of {:.0} MiB", mib(bytes?), mib(most?)))
 }
 
 async fn fill(cluster: &Cluster) -> Result<()> {

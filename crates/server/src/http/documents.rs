@@ -194,6 +194,13 @@ fn metrics(server: &Server) -> String {
     out.one("mainstay_store_revision", "gauge", "The store's newest revision.", store.revision().0);
     let oldest = "The oldest revision that can be watched from.";
     out.one("mainstay_store_compacted_revision", "gauge", oldest, store.compacted().0);
+    let window = store.window();
+    let kept = "For how long the oldest change that can still be watched has been kept.";
+    out.one("mainstay_store_window_seconds", "gauge", kept, window.age.as_secs());
+    out.one("mainstay_store_window_events", "gauge", "Past changes that can be watched.", window.events);
+    out.one("mainstay_store_window_bytes", "gauge", "Memory that they take.", window.bytes);
+    let most = "Memory that they take at most; by the memory of the machine.";
+    out.one("mainstay_store_window_bytes_limit", "gauge", most, window.most_bytes);
     out.0
 }
 

@@ -7,6 +7,8 @@ use bytes::Bytes;
 use std::time::{Duration, Instant};
 
 const SECOND: Duration = Duration::from_secs(1);
+/// What a change takes beside its key and value.
+const OWN: usize = size_of::<Change>();
 
 /// A state of one key, which each change gives another value of `size` bytes (with its key).
 struct Past {
@@ -41,9 +43,9 @@ impl Past {
 #[test]
 fn a7_without_a_clock_the_past_is_what_fits_both_limits() {
     for (events, bytes, size, expected) in
-        [(3, 1000, 10, 3), (10, 50, 10, 5), (10, 49, 10, 4), (10, 9, 10, 0), (0, 1000, 10, 0)]
+        [(3, 1000usize, 10, 3), (10, 50, 10, 5), (10, 49, 10, 4), (10, 9, 10, 0), (0, 1000, 10, 0)]
     {
-        let mut past = Past::new(events, bytes, SECOND * 100, 1 << 20);
+        let mut past = Past::new(events, bytes + bytes.div_ceil(size) * OWN, SECOND * 100, 1 << 20);
         (0..20).for_each(|_| past.put(size, None));
         assert_eq!(past.kept(), expected, "{events} {bytes}");
         assert_eq!(past.state.changes_after(past.state.compacted).count() as u64, expected);
@@ -65,7 +67,7 @@ fn a7_what_is_young_is_kept_beyond_the_limits_up_to_the_last_one() {
     past.put(10, Some(SECOND * 100));
     assert_eq!(past.kept(), 2);
     // However young: no more bytes than these.
-    let mut past = Past::new(2, 1 << 20, SECOND * 100, 100);
+    let mut past = Past::new(2, 1 << 20, SECOND * 100, 100 + 10 * OWN);
     (0..20).for_each(|_| past.put(10, Some(SECOND)));
     assert_eq!(past.kept(), 10);
     // Exactly as old as the limit is not young any more; a moment less is.
