@@ -299,8 +299,7 @@ mod tests {
 
     impl Clocked {
         fn new(most_bytes: usize) -> Self {
-            let limits =
-                WindowLimits { events: 100, bytes: 64 << 10, time: Duration::from_secs(300), most_bytes };
+            let limits = WindowLimits { events: 100, bytes: 64 << 10, time: Duration::from_secs(300), most_bytes };
             let state = State::new(Keys::default(), Revision(1), limits, None);
             Self { state, now: Instant::now() }
         }

@@ -8,7 +8,7 @@ use crate::index::Index;
 use crate::limits::{QUEUE, TxnLimits, WINDOW_BYTES, WINDOW_EVENTS, WINDOW_MOST_BYTES, WINDOW_TIME};
 use crate::sealing::Seal;
 use crate::silence::Silence;
-use crate::state::{Change, Keys, State, WindowLimits, page, under, Window};
+use crate::state::{Change, Keys, State, Window, WindowLimits, page, under};
 use crate::watch::{Watcher, Watchers};
 use crate::writer::{Request, Writer, validate};
 use crate::{
