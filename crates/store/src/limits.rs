@@ -18,7 +18,8 @@ pub const MAX_GROUP: usize = 256;
 pub const MAX_GROUP_BYTES: usize = 4 << 20;
 /// Past changes that are kept for watches and for reads at an older revision.
 pub const WINDOW_EVENTS: usize = 10_000;
-/// Bytes (keys, values, and what a change takes itself) of past changes that are kept; more than one group, or watchers could never keep up.
+/// Bytes (keys, values, and what a change takes itself) of past changes that are kept; more than one group, or watchers
+/// could never keep up.
 pub const WINDOW_BYTES: usize = 16 << 20;
 /// How long past changes are kept beyond [`WINDOW_EVENTS`] and [`WINDOW_BYTES`]: as long as etcd keeps them for
 /// upstream's API server (5 minutes). A list that is read in parts, or a watcher that stood still, is not cut off by
