@@ -4,7 +4,7 @@
 //!
 //! It may die after any commit, and in the middle of one. Whoever asked for that commit gets no answer.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -395,12 +395,18 @@ impl Server {
         let mut last = None;
         for (index, decision) in all.into_iter().enumerate() {
             let count = decision.writes.len().max(1);
+            // As in one transaction: what stands apart of a write that is refused is tried all the same.
+            let mut over = BTreeSet::new();
             for at in 0..count {
+                let group = decision.group(at);
+                if over.contains(&group) {
+                    continue;
+                }
                 let part = work.parts.get_mut(index)?;
                 part.decision.apart = mainstay_logic::decision::Apart::default();
                 part.decision.writes =
                     decision.writes.get(at..(at + 1).min(decision.writes.len())).unwrap_or_default().to_vec();
-                part.decision.events = if at + 1 == count { decision.events.clone() } else { Vec::new() };
+                part.decision.events = Vec::new();
                 let up = self.up.as_ref()?;
                 let compiled = compile(&up.api, &work);
                 let committed = up.api.store.commit_blocking(compiled.txn.clone());
@@ -409,10 +415,30 @@ impl Server {
                     return None;
                 }
                 let done = Done::of(work, &compiled, committed);
-                if !matches!(done.finish, Finish::Committed(_)) {
+                let is_over = compiled.refused.is_some() && group > 0;
+                if !is_over && !matches!(done.finish, Finish::Committed(_)) {
                     return Some(Done { finish: Finish::Failed(last, index), ..done });
                 }
+                over.extend(is_over.then_some(group));
                 work = done.work;
+            }
+            let part = work.parts.get_mut(index)?;
+            part.decision.writes = Vec::new();
+            let told = decision.events.iter().enumerate();
+            let told = told.filter(|(event, _)| !over.contains(&decision.event_group(*event)));
+            part.decision.events = told.map(|(_, event)| event.clone()).collect();
+            if !part.decision.events.is_empty() {
+                let up = self.up.as_ref()?;
+                let compiled = compile(&up.api, &work);
+                let committed = up.api.store.commit_blocking(compiled.txn.clone());
+                last = committed.as_ref().ok().map(|done| done.last).or(last);
+                if self.committed() {
+                    return None;
+                }
+                work = Done::of(work, &compiled, committed).work;
+            }
+            if !over.is_empty() {
+                return Some(Done { work, finish: Finish::Failed(last, index), is_broken: false });
             }
             if let Some(part) = work.parts.get_mut(index) {
                 part.decision = mainstay_logic::Decision::default();
