@@ -258,6 +258,7 @@ fn streaming_config(config: &NodeConfig) -> streaming::StreamingConfig {
         listen: (Ipv4Addr::UNSPECIFIED, config.streaming_port).into(),
         serving: config.serving.clone(),
         client_ca_pem: config.client_ca_pem.clone(),
+        machine_logs: PathBuf::from("/var/log"),
         clients: vec![API_SERVER.to_owned()],
         idle_timeout: streaming::IDLE_TIMEOUT,
         configuration: configuration(config),

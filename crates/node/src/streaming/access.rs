@@ -114,6 +114,7 @@ impl Needs {
             "configz" => (verb, &["configz", "proxy"]),
             "stats" => (verb, &["stats"]),
             "metrics" => (verb, &["metrics"]),
+            "logs" => (verb, &["log"]),
             "exec" | "attach" | "portForward" | "images" => ("create", &["proxy"]),
             _ => (verb, &["proxy"]),
         };
@@ -446,6 +447,7 @@ mod tests {
             ("healthz", "get healthz proxy"),
             ("configz", "get configz proxy"),
             ("containerLogs", "get proxy"),
+            ("logs", "get log"),
             ("metricsx", "get proxy"),
             ("exec", "create proxy"),
             ("attach", "create proxy"),

@@ -2,16 +2,22 @@
 //! cAdvisor. Rows of containers, of pods (their whole group, with `container=""`), of pods' networks, and of the
 //! machine (`id="/"`).
 //!
+//! How full file systems are is told of the machine's alone, as cAdvisor does it beside containerd.
+//!
 //! Differs: operations on disks are those of all devices together (`device=""`); how much containers have written is
 //! not counted here, since all their files would have to be looked at each time. The network of a pod that has the
 //! node's is the node's, and is told as that alone.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use mainstay_runtime::ContainerStats;
+use mainstay_runtime::safe_path::mounts;
 
 use super::backend::{Backend, Containers, Interface};
 use super::exposition::{Exposition, labels, seconds};
+use super::room::Room;
 use super::stats::{Figures, Looks, figures};
 
 /// A family of one number each: name, type, further label, help, and the number.
@@ -150,6 +156,7 @@ pub fn metrics(backend: &dyn Backend, containers: &dyn Containers) -> String {
     out.family("container_last_seen", "gauge", "Last time a container was seen by the exporter.");
     out.family("container_start_time_seconds", "gauge", "Start time of the container since unix epoch in seconds.");
     machine(&mut out, &figures);
+    file_systems(&mut out, backend, figures.node.at);
     for of in &figures.pods {
         let name = |text: &Option<String>| text.clone().unwrap_or_default();
         let (namespace, pod) = (name(&of.pod.metadata.namespace), name(&of.pod.metadata.name));
@@ -187,6 +194,39 @@ fn machine(out: &mut Exposition, figures: &Figures) {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     out.add("machine_cpu_cores", "", cores, None);
     out.add("machine_memory_bytes", "", figures.memory_bytes, None);
+}
+
+type FileSystemRow = (&'static str, &'static str, fn(&Room) -> u64);
+
+const FILE_SYSTEM_ROWS: [FileSystemRow; 4] = [
+    ("container_fs_usage_bytes", "Number of bytes that are consumed on this filesystem.", |of| of.used),
+    ("container_fs_limit_bytes", "Number of bytes that this filesystem has.", |of| of.capacity),
+    ("container_fs_inodes_free", "Number of available inodes.", |of| of.inodes_free),
+    ("container_fs_inodes_total", "Number of inodes.", |of| of.inodes),
+];
+
+/// The file systems of data and images, each once, as the machine's.
+fn file_systems(out: &mut Exposition, backend: &dyn Backend, at: Timestamp) {
+    let (data, images) = backend.folders();
+    let mut found: BTreeMap<String, Room> = BTreeMap::new();
+    for folder in [data, images] {
+        let device = mounts::holding(&folder).ok().flatten().map(|(_, device)| device_name(&device));
+        found.extend(device.zip(Room::of(&folder)));
+    }
+    let root = Whose { id: "/", ..Whose::default() };
+    for (name, help, of) in FILE_SYSTEM_ROWS {
+        out.family(name, "gauge", help);
+        for (device, room) in &found {
+            out.add(name, &root.labels(&[("device", device)]), of(room), Some(at));
+        }
+    }
+}
+
+/// `/dev/sda1`; the number of one that has no name there.
+fn device_name(number: &str) -> String {
+    let said = std::fs::read_to_string(format!("/sys/dev/block/{number}/uevent")).unwrap_or_default();
+    let name = said.lines().find_map(|line| line.strip_prefix("DEVNAME="));
+    name.map_or_else(|| number.to_owned(), |name| format!("/dev/{name}"))
 }
 
 fn add(out: &mut Exposition, whose: Whose<'_>, stats: &ContainerStats, at: Timestamp) {

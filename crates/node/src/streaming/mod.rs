@@ -10,6 +10,7 @@
 //! - [`access`]: who may do what here, as the API server says
 //! - [`backend`]: what the kubelet tells, and which container a request means
 //! - [`logs`]: log files as a stream
+//! - [`machine_logs`]: the machine's own log files
 //! - [`stats`], [`cadvisor`]: what the node and its containers use
 //! - [`room`]: what is left in volumes
 //! - [`exposition`]: metrics as text
@@ -28,6 +29,7 @@ pub(crate) mod exposition;
 pub(crate) mod fuzzing;
 pub mod images;
 pub mod logs;
+mod machine_logs;
 pub mod portforward;
 pub mod room;
 mod routes;
@@ -39,6 +41,7 @@ mod tls;
 pub mod websocket;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -87,6 +90,8 @@ pub struct StreamingConfig {
     pub clients: Vec<String>,
     /// See [`IDLE_TIMEOUT`].
     pub idle_timeout: Duration,
+    /// The folder of the machine's own log files: `/var/log`.
+    pub machine_logs: PathBuf,
     /// `KubeletConfiguration`: what of it holds here, for `/configz`.
     pub configuration: serde_json::Value,
 }
@@ -177,6 +182,7 @@ async fn connection(stream: TlsStream<TcpStream>, peer: Connection, server: Arc<
                 Err(refusal) => (routes::refused(&refusal), None),
                 Ok(()) => match routes::answer(&server, request) {
                     Ok(routes::Answer::Plain(response)) => (response, None),
+                    Ok(routes::Answer::Later(response)) => (response.await, None),
                     Ok(routes::Answer::Upgrade(response, session)) => (response, Some(session)),
                     Err(status) => (routes::refusal(&status), None),
                 },

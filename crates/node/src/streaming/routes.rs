@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::future::Future;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -31,7 +32,7 @@ use super::portforward::{self, ForwardTarget};
 use super::room::{self, VolumeRoom};
 use super::spdy::{self, connection::Connection};
 use super::tls::Access;
-use super::{StreamingConfig, cadvisor, stats, websocket};
+use super::{StreamingConfig, cadvisor, machine_logs, stats, websocket};
 use mainstay_runtime::ExecSpec;
 
 /// Words of a command, and their bytes together.
@@ -65,6 +66,8 @@ pub type Session = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// An answer, and what comes after it.
 pub enum Answer {
     Plain(Response<Body>),
+    /// One that is to be looked for.
+    Later(Pin<Box<dyn Future<Output = Response<Body>> + Send>>),
     Upgrade(Response<Body>, Session),
 }
 
@@ -114,7 +117,7 @@ impl http_body::Body for Body {
     }
 }
 
-fn plain(code: StatusCode, content_type: &'static str, text: impl Into<Bytes>) -> Response<Body> {
+pub(super) fn plain(code: StatusCode, content_type: &'static str, text: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(Body::of(text));
     *response.status_mut() = code;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -199,6 +202,11 @@ pub fn answer(server: &Arc<Server>, request: Request<Incoming>) -> Result<Answer
         ["metrics"] => Ok(Answer::Plain(looked_into(server, METRICS, |of, volumes| {
             stats::kubelet_metrics(&*of.backend, &*of.containers, &volumes)
         }))),
+        ["logs", rest @ ..] => {
+            allow(&request, &[Method::GET])?;
+            let asked = if rest.is_empty() { None } else { Some(rest.join("/")) };
+            Ok(Answer::Later(Box::pin(machine_logs::answer(server.config.machine_logs.clone(), asked))))
+        }
         ["containerLogs", namespace, pod, container] => {
             allow(&request, &[Method::GET])?;
             server.logs(namespace, pod, container, &query, request)
@@ -271,7 +279,8 @@ fn looked_into(
     in_time(content_type, coming)
 }
 
-fn in_time(content_type: &'static str, coming: mpsc::Receiver<Bytes>) -> Response<Body> {
+/// An answer whose body is still to come.
+pub(super) fn in_time(content_type: &'static str, coming: mpsc::Receiver<Bytes>) -> Response<Body> {
     let mut response = plain(StatusCode::OK, content_type, Bytes::new());
     *response.body_mut() = Body::coming(coming);
     response

@@ -236,7 +236,9 @@ async fn fixture() -> Fixture {
     let (end, ended) = watch::channel(false);
     let world =
         Arc::new(World { logs: dir.path().to_owned(), ended, dropped: Arc::default(), asked: Mutex::default() });
+    std::fs::create_dir(dir.path().join("machine")).unwrap();
     let config = StreamingConfig {
+        machine_logs: dir.path().join("machine"),
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         serving: mainstay_client::Rotating::new(&certificate_pem, &key_pem).unwrap(),
         client_ca_pem: ca_pem.clone(),
@@ -675,6 +677,32 @@ async fn what_has_no_log_says_so_in_upstreams_words() {
 }
 
 #[tokio::test]
+async fn x3_the_machines_logs_are_served_and_nothing_beside_them() {
+    let fixture = fixture().await;
+    let logs = fixture.dir.path().join("machine");
+    std::fs::create_dir(logs.join("sub")).unwrap();
+    std::fs::write(logs.join("sub/syslog"), "hello\n").unwrap();
+    std::fs::write(fixture.dir.path().join("0.log"), "another\n").unwrap();
+    std::os::unix::fs::symlink("..", logs.join("up")).unwrap();
+    for (path, code, told) in [
+        ("/logs", "301", "location: logs/"),
+        ("/logs/", "200", "<a href=\"./sub/\">sub/</a>"),
+        ("/logs/sub", "301", "location: sub/"),
+        ("/logs/sub/syslog", "200", "hello\n"),
+        ("/logs/up/0.log", "404", "404 page not found"),
+        ("/logs/%2e%2e/0.log", "404", "404 page not found"),
+        ("/logs/..%2f0.log", "404", "404 page not found"),
+    ] {
+        let head = format!("GET {path} HTTP/1.1\r\nConnection: close");
+        let (answer, mut stream) = within(fixture.request(Some(("api-server", "x")), &head)).await;
+        let mut body = String::new();
+        within(stream.read_to_string(&mut body)).await.unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {code}")), "{path}: {answer}");
+        assert!(format!("{answer}{body}").contains(told), "{path}: {answer}{body}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_used_is_told_in_upstreams_two_forms() {
     let fixture = fixture().await;
     within(async {
@@ -717,6 +745,7 @@ async fn what_is_used_is_told_in_upstreams_two_forms() {
             "container_network_receive_bytes_total{container=\"\",id=\"/mainstay/podu\",image=\"\",interface=\"eth0\",\
                 name=\"u\",namespace=\"ns\",pod=\"p\"} 77 ",
             "container_memory_working_set_bytes{container=\"\",id=\"/\",image=\"\",name=\"\",namespace=\"\",pod=\"\"} ",
+            "container_fs_usage_bytes{container=\"\",device=\"",
             "machine_cpu_cores ",
         ] {
             assert!(text.contains(line), "{line}: {text}");
