@@ -5,24 +5,30 @@
 //! <data>/pods/<uid>/deadline          what was decided about its deadline, where it has mounts that need to know
 //! <data>/pods/<uid>/tombstone            told to stop; never to be started again (kubernetes#59848)
 //! <data>/pods/<uid>/evicted           it is evicted, and why
+//! <data>/pods/<uid>/back-offs/…       how long each container waits after its next end
 //! <data>/pods/<uid>/volumes/…         volumes (crate::volumes)
 //! <data>/pods/<uid>/files/…           /etc/hosts, /etc/resolv.conf, termination logs
 //! <data>/logs/<ns>_<name>_<uid>/<container>/<attempt>.log
 //! ```
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
+use mainstay_logic::kubelet::Backoff;
 use mainstay_runtime::safe_path::make_private_dir;
 
 /// See [`Disk::deadline`].
 const DEADLINE: &str = "deadline";
 /// See [`Disk::note_eviction`].
 const EVICTED: &str = "evicted";
+/// See [`Disk::note_back_off`].
+const BACK_OFFS: &str = "back-offs";
 /// The largest `pod.json` that is read back.
 const MAX_POD: u64 = 4 << 20;
 
@@ -143,6 +149,38 @@ impl Disk {
         fs::read_to_string(self.pod_dir(uid).ok()?.join(EVICTED)).ok()
     }
 
+    /// Notes how long a container waits after its next end, for an agent that comes later. Where a crash takes the note
+    /// along it waits as at first.
+    pub fn note_back_off(&self, uid: &str, container: &str, back_off: Backoff) -> io::Result<()> {
+        let dir = self.pod_dir(uid)?.join(BACK_OFFS);
+        let name = mainstay_runtime::safe_path::plain(container)?;
+        let text = format!("{} {}", back_off.delay.as_secs(), back_off.updated.as_millisecond());
+        let alone = self.alone();
+        // Not with its parents: what is put away meanwhile does not come back.
+        match fs::DirBuilder::new().mode(0o700).create(&dir) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let temporary = dir.join(".new");
+        fs::write(&temporary, text)?;
+        fs::rename(temporary, dir.join(name))?;
+        drop(alone);
+        Ok(())
+    }
+
+    /// What is noted of that, by container.
+    pub fn back_offs(&self, uid: &str) -> BTreeMap<String, Backoff> {
+        let entries = self.pod_dir(uid).and_then(|dir| fs::read_dir(dir.join(BACK_OFFS)));
+        let read = |entry: fs::DirEntry| {
+            let text = fs::read_to_string(entry.path()).ok()?;
+            let (delay, updated) = text.split_once(' ')?;
+            let delay = SignedDuration::from_secs(delay.parse::<u32>().ok()?.into());
+            let updated = Timestamp::from_millisecond(updated.parse().ok()?).ok()?;
+            Some((entry.file_name().into_string().ok()?, Backoff { delay, updated }))
+        };
+        entries.into_iter().flatten().flatten().filter_map(read).collect()
+    }
+
     fn alone(&self) -> MutexGuard<'_, ()> {
         self.writing.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -212,6 +250,23 @@ mod tests {
     use super::*;
 
     /// An agent that dies between its decision and the first stop does not let the next one start the pod again.
+    #[test]
+    fn s12_how_long_a_container_waits_is_known_to_the_next_agent() {
+        let data = tempfile::tempdir().unwrap();
+        let disk = Disk::new(data.path());
+        assert!(disk.back_offs("u").is_empty());
+        let gone = Backoff { delay: SignedDuration::ZERO, updated: Timestamp::UNIX_EPOCH };
+        assert!(disk.note_back_off("u", "a", gone).is_err(), "nothing comes back");
+        fs::create_dir_all(disk.pod_dir("u").unwrap()).unwrap();
+        let at = |delay| Backoff { delay: SignedDuration::from_secs(delay), updated: Timestamp::UNIX_EPOCH };
+        for (container, delay) in [("a", 10), ("b", 40), ("a", 20)] {
+            disk.note_back_off("u", container, at(delay)).unwrap();
+        }
+        let noted = Disk::new(data.path()).back_offs("u");
+        assert_eq!(noted, BTreeMap::from([("a".to_owned(), at(20)), ("b".to_owned(), at(40))]));
+        assert!(disk.note_back_off("u", "../a", at(1)).is_err(), "X3");
+    }
+
     #[test]
     fn x6_s12_an_eviction_that_was_decided_is_known_to_the_next_agent() {
         let root = tempfile::tempdir().unwrap();

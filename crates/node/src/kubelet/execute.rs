@@ -223,7 +223,7 @@ async fn ensure_image(
         let message = format!("Failed to apply default image tag \"{image}\": {error}");
         return done(Err(("InvalidImageName", message)));
     }
-    let present = kubelet.images.resolve(&image);
+    let present = kubelet.images.resolve_apart(&image).await;
     match (present, policy) {
         (Some(present), PullPolicy::IfNotPresent | PullPolicy::Never) => done(Ok((present.id, String::new()))),
         (None, PullPolicy::Never) => {
@@ -410,7 +410,9 @@ async fn stop(
         grace = left(deadline).max(MINIMUM_GRACE);
     }
     let id = container_id(&context.uid, container, attempt);
-    match kubelet.runtime.stop_container(&id, spec::stop_signal(kubelet, context, container, &id), grace).await {
+    // Before the grace is counted: whoever reads it may have to wait for the disk.
+    let signal = spec::stop_signal(kubelet, context, container, &id).await;
+    match kubelet.runtime.stop_container(&id, signal, grace).await {
         Ok(status) => Outcome { containers: vec![status], ..Outcome::default() },
         Err(RuntimeError::ContainerNotFound(_)) => {
             let (pod_uid, name) = (context.uid.clone(), container.to_owned());

@@ -11,8 +11,8 @@ use mainstay_tasks::Pool;
 
 use super::environment::{self, Addresses, Dependencies, Sources, Variables};
 use super::{Kubelet, PodContext, files, node_status, resources};
-use crate::volumes::{VolumeError, subpath, threads};
-use mainstay_runtime::images::{Image, ResolvedUser};
+use crate::volumes::{VolumeError, block, subpath, threads};
+use mainstay_runtime::images::{Image, ImageStore, ResolvedUser};
 use mainstay_runtime::safe_path::make_private_dir;
 use mainstay_runtime::{ContainerSpec, Mount, MountPropagation, SandboxSpec, SeccompProfile};
 
@@ -83,7 +83,7 @@ pub async fn container(
     if let Some(why) = admission::unsupported_in(container, has_own_users(context), &kubelet.abilities) {
         return Err(why);
     }
-    let image = kubelet.images.resolve(image_id).ok_or_else(|| format!("image {image_id} is gone"))?;
+    let image = kubelet.images.resolve_apart(image_id).await.ok_or_else(|| format!("image {image_id} is gone"))?;
     let empty = (PodSecurityContext::default(), SecurityContext::default());
     let pod_security = context.spec().and_then(|spec| spec.security_context.as_ref()).unwrap_or(&empty.0);
     let security = container.security_context.as_ref().unwrap_or(&empty.1);
@@ -186,7 +186,7 @@ fn id(value: i64) -> Result<u32, String> {
 
 /// `runAsUser` and `runAsGroup` of the container, else of the pod, else the image's user.
 fn user(
-    kubelet: &Kubelet,
+    images: &ImageStore,
     image: &Image,
     pod: &PodSecurityContext,
     own: &SecurityContext,
@@ -194,10 +194,10 @@ fn user(
     let asked = own.run_as_user.or(pod.run_as_user).map(id).transpose()?;
     let name = asked.map_or_else(|| image.config.user.clone(), |uid| uid.to_string());
     let mut user = if name.is_empty() || name == "0" {
-        let root = kubelet.images.resolve_user(&image.id, "0");
+        let root = images.resolve_user(&image.id, "0");
         root.unwrap_or_else(|_| ResolvedUser { home: "/root".to_owned(), ..ResolvedUser::default() })
     } else {
-        kubelet.images.resolve_user(&image.id, &name).map_err(|error| error.to_string())?
+        images.resolve_user(&image.id, &name).map_err(|error| error.to_string())?
     };
     if let Some(group) = own.run_as_group.or(pod.run_as_group) {
         user.gid = id(group)?;
@@ -402,10 +402,13 @@ async fn volume_mount(
 }
 
 /// The signal that asks a container to end: the spec's, else the image's; `None` is SIGTERM.
-pub fn stop_signal(kubelet: &Kubelet, context: &PodContext, container: &str, id: &str) -> Option<i32> {
+pub async fn stop_signal(kubelet: &Kubelet, context: &PodContext, container: &str, id: &str) -> Option<i32> {
     let asked = context.container(container).and_then(|spec| spec.lifecycle.as_ref()?.stop_signal.clone());
-    let of_image = || kubelet.images.resolve(&kubelet.runtime.status(id)?.image_id)?.config.stop_signal;
-    signal(&asked.or_else(of_image)?)
+    if let Some(asked) = asked {
+        return signal(&asked);
+    }
+    let image = kubelet.runtime.status(id)?.image_id;
+    signal(&kubelet.images.resolve_apart(&image).await?.config.stop_signal?)
 }
 
 fn signal(name: &str) -> Option<i32> {

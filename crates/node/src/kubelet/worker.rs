@@ -78,6 +78,10 @@ impl Worker {
             view.remembered = Remembered::Yes;
             view.tombstoned_since = Some(Timestamp::now());
         }
+        // Of the agent before this one: who crashes goes on waiting as long as it did.
+        for (container, back_off) in kubelet.disk.back_offs(&context.uid) {
+            view.memory.entry(container).or_default().crash = Some(back_off);
+        }
         let evicted = kubelet.disk.evicted(&context.uid).or_else(|| view.recorded_eviction());
         view.evicted = evicted.map(|why| (why, Timestamp::now()));
         Self {
@@ -244,8 +248,22 @@ impl Worker {
 
     fn apply(&mut self, fact: Fact) {
         let now = self.now();
+        let started = if let Fact::Started { container, .. } = &fact { Some(container.clone()) } else { None };
         let events = self.agenda.view.apply(fact, now);
         self.record_event(events);
+        self.note_back_off(started);
+    }
+
+    /// Notes how long a container that has just started waits after its end, where it does not for the first time.
+    fn note_back_off(&self, started: Option<String>) {
+        let Some(container) = started else { return };
+        let Some(back_off) = self.agenda.view.memory.get(&container).and_then(|memory| memory.crash) else { return };
+        let (disk, uid) = (self.kubelet.disk.clone(), self.context.uid.clone());
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = disk.note_back_off(&uid, &container, back_off) {
+                tracing::debug!(uid, container, %error, "how long a container waits could not be noted");
+            }
+        });
     }
 
     fn observe(&mut self, status: &ContainerStatus) {

@@ -27,7 +27,7 @@ impl Driver for OciImage {
             let images = request.kubelet.images.clone();
             let path = request.target.clone();
             // What is mounted stays, whatever its name means by now.
-            let present = images.resolve(&reference);
+            let present = images.resolve_apart(&reference).await;
             let policy = if request.again {
                 PullPolicy::IfNotPresent
             } else {

@@ -102,6 +102,12 @@ impl ImageStore {
         Some(image(self.record(&id)?, &names))
     }
 
+    /// As [`ImageStore::resolve`], from a thread that must not wait for a disk.
+    pub async fn resolve_apart(&self, name: &str) -> Option<Image> {
+        let (store, name) = (self.clone(), name.to_owned());
+        tokio::task::spawn_blocking(move || store.resolve(&name)).await.ok().flatten()
+    }
+
     /// Takes a name away, and with the last name the image and the layers that no other image has.
     pub fn remove(&self, name: &str) -> Result<(), ImageError> {
         let _lock = self.lock()?;
