@@ -24,6 +24,7 @@ mod pod_environment;
 mod pod_lifecycle;
 mod pressure;
 mod python;
+mod propagation;
 mod rabbitmq;
 mod registry;
 mod servers_storm;

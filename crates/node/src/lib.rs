@@ -224,6 +224,9 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
     }
     let volumes = Volumes::new(&config.data_dir);
     volumes.thaw().map_err(data_dir)?;
+    if let Err(error) = volumes.share() {
+        tracing::warn!(%error, "the pods' folder could not be made a shared mount: mountPropagation is refused in it");
+    }
     let apart = config.fencing != Fencing::Off;
     let kubelet = Arc::new(Kubelet {
         runtime,

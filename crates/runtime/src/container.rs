@@ -14,10 +14,11 @@ use tokio::sync::watch;
 use super::exec::Permits;
 use super::layout::{self, ExitRecord, ShimConfig, StateRecord};
 use super::{
-    ContainerSpec, ContainerState, ContainerStatus, Inner, Mount, RuntimeError, SeccompProfile, oci, seccomp,
-    user_namespace,
+    ContainerSpec, ContainerState, ContainerStatus, Inner, Mount, MountPropagation, RuntimeError, SeccompProfile, oci,
+    seccomp, user_namespace,
 };
 use crate::images::overlay::UPPER;
+use crate::safe_path::mounts::{self, Sharing};
 use crate::shim::process;
 use crate::shim::wire::{self, FromShim, ToShim};
 
@@ -75,6 +76,27 @@ impl Entry {
     fn is_over(state: &ContainerState) -> bool {
         matches!(state, ContainerState::Exited { .. } | ContainerState::Unknown)
     }
+}
+
+/// Whether what is to be propagated can be: the source must be on a mount that does. In containerd's words.
+fn check_propagation(all: &[Mount]) -> Result<(), RuntimeError> {
+    for mount in all.iter().filter(|mount| mount.propagation != MountPropagation::None) {
+        let looked = mounts::sharing(&mount.source);
+        let looked =
+            looked.map_err(|source| RuntimeError::Io { what: "reading what is mounted".to_owned(), source })?;
+        let Some((point, sharing)) = looked else { continue };
+        let missing = match (mount.propagation, sharing) {
+            (_, Sharing::Shared) | (MountPropagation::HostToContainer, Sharing::Slave) => continue,
+            (MountPropagation::HostToContainer, _) => "shared or slave",
+            _ => "shared",
+        };
+        return Err(RuntimeError::Rootfs(format!(
+            "path {:?} is mounted on {:?} but it is not a {missing} mount",
+            mount.source.display().to_string(),
+            point.display().to_string()
+        )));
+    }
+    Ok(())
 }
 
 impl Inner {
@@ -192,6 +214,7 @@ impl Inner {
             let what = format!("{what} in {}", dir.display());
             move |source: io::Error| RuntimeError::Io { what, source }
         };
+        check_propagation(&spec.mounts)?;
         fs::create_dir_all(dir.join(layout::LIBRARY)).map_err(io_error("cannot make folders"))?;
         layout::write_record(dir, layout::SPEC, spec).map_err(io_error("cannot write spec.json"))?;
         let lock =

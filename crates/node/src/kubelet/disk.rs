@@ -235,8 +235,9 @@ impl Disk {
         if let Some(mount) = mounted.first() {
             return Err(io::Error::other(format!("{} is still mounted", mount.display())));
         }
-        for dir in [self.log_dir(namespace, name, uid), dir] {
-            match mainstay_runtime::safe_path::remove::tree(&self.root, &dir) {
+        // The folder of all pods may be a mount of its own.
+        for (root, dir) in [(self.root.clone(), self.log_dir(namespace, name, uid)), (self.pods_dir(), dir)] {
+            match mainstay_runtime::safe_path::remove::tree(&root, &dir) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }

@@ -248,7 +248,8 @@ impl Volumes {
     /// The device of the mount of ours that a path is on, if it is on one.
     fn device(&self, path: &Path) -> io::Result<Option<String>> {
         let own = [self.disk.pods_dir(), self.root.clone()].map(|dir| dir.canonicalize().unwrap_or(dir));
-        let own = |point: &Path| own.iter().any(|dir| point.starts_with(dir));
+        // The folder itself may be one, too (see `share`), and is none of a volume's.
+        let own = |point: &Path| own.iter().any(|dir| point.starts_with(dir) && point != dir);
         Ok(mounts::holding(path)?.filter(|(point, _)| own(point)).map(|(_, device)| device))
     }
 
@@ -285,6 +286,16 @@ impl Volumes {
             for dir in ["subpaths", "volumes"] {
                 match remove::tree(&root, &pod_dir.join(dir)) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => {
+    /// Makes the folder of all pods a mount that passes on what is mounted below it, as upstream's kubelet does: on a
+    /// machine whose root does not, volumes of pods are propagated nevertheless. For the start of a node.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn share(&self) -> io::Result<()> {
+        make_private_dir(&self.disk.pods_dir())?;
+        mounts::share(&self.disk.pods_dir())
+    }
+
                         return Err(VolumeError::Io { what: format!("removing the pod's {dir}"), source: error });
                     }
                     _ => {}

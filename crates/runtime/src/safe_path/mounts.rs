@@ -70,6 +70,61 @@ pub fn holding(path: &Path) -> io::Result<Option<(PathBuf, String)>> {
     Ok(holding_in(&std::fs::read("/proc/thread-self/mountinfo")?, &path))
 }
 
+/// Whether a mount passes on what is mounted below it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    Private,
+    /// It gets what is mounted elsewhere.
+    Slave,
+    /// In both directions.
+    Shared,
+}
+
+/// The mount that a path is on, and whether it passes on what is mounted below it.
+///
+/// The path itself is not looked at.
+pub fn sharing(path: &Path) -> io::Result<Option<(PathBuf, Sharing)>> {
+    let Some(path) = canonical_parent(path)? else { return Ok(None) };
+    Ok(sharing_in(&std::fs::read("/proc/thread-self/mountinfo")?, &path))
+}
+
+fn sharing_in(text: &[u8], path: &Path) -> Option<(PathBuf, Sharing)> {
+    let mut found: Option<(PathBuf, Sharing)> = None;
+    for line in text.split(|byte| *byte == b'\n') {
+        let words: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+        let Some(point) = words.get(4).copied().map(unescape) else { continue };
+        let tags = words.iter().skip(6).take_while(|word| **word != b"-");
+        let sharing = tags.fold(Sharing::Private, |sharing, tag| match sharing {
+            Sharing::Shared => sharing,
+            _ if tag.starts_with(b"shared:") => Sharing::Shared,
+            _ if tag.starts_with(b"master:") => Sharing::Slave,
+            other => other,
+        });
+        let is_nearer = found.as_ref().is_none_or(|(nearest, _)| point.starts_with(nearest));
+        if is_nearer && path.starts_with(&point) {
+            found = Some((point, sharing));
+        }
+    }
+    found
+}
+
+/// Makes a folder, which must be there, a mount that passes on what is mounted below it, where it is on none: as
+/// upstream's kubelet does with its own. Nothing happens while something is mounted below it that would be hidden.
+pub fn share(dir: &Path) -> io::Result<()> {
+    let dir = dir.canonicalize()?;
+    // The folder itself may be the mount.
+    if matches!(sharing(&dir)?, Some((_, Sharing::Shared))) {
+        return Ok(());
+    }
+    let below = below(&dir)?;
+    if below.is_empty() {
+        nix::mount::mount(Some(&dir), &dir, None::<&str>, MsFlags::MS_BIND, None::<&str>)?;
+    } else if !below.contains(&dir) {
+        return Ok(());
+    }
+    nix::mount::mount(None::<&str>, &dir, None::<&str>, MsFlags::MS_SHARED, None::<&str>).map_err(io::Error::from)
+}
+
 /// The device of what is mounted right here, if anything is. The path itself is not looked at.
 pub fn device_at(path: &Path) -> io::Result<Option<String>> {
     let Some(path) = canonical_parent(path)? else { return Ok(None) };
@@ -305,3 +360,16 @@ mod tests {
         }
     }
 }
+    #[test]
+    fn x8_a_path_is_as_shared_as_the_nearest_mount() {
+        let text = b"22 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
+            30 22 8:1 /p /p rw shared:7 master:1 - ext4 /dev/sda1 rw\n\
+            31 30 0:51 / /p/slave rw master:3 propagate_from:2 - tmpfs tmpfs rw\n\
+            32 30 0:52 / /p/private rw - tmpfs shared:1 rw\n";
+        let sharing = |path: &str| sharing_in(text, Path::new(path)).unwrap();
+        assert_eq!(sharing("/x"), ("/".into(), Sharing::Private));
+        assert_eq!(sharing("/p/a"), ("/p".into(), Sharing::Shared));
+        assert_eq!(sharing("/p/slave"), ("/p/slave".into(), Sharing::Slave));
+        assert_eq!(sharing("/p/private/a"), ("/p/private".into(), Sharing::Private));
+    }
+
