@@ -1,6 +1,7 @@
 //! End to end: the real binary, the real kubectl, kill -9. One program, so that it is linked once.
 
 mod authorization;
+mod block_volumes;
 mod claims;
 mod conformance;
 mod crash;
@@ -23,8 +24,8 @@ mod pod_confinement;
 mod pod_environment;
 mod pod_lifecycle;
 mod pressure;
-mod python;
 mod propagation;
+mod python;
 mod rabbitmq;
 mod registry;
 mod servers_storm;

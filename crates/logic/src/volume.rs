@@ -403,9 +403,6 @@ fn plain(claim: &PersistentVolumeClaim) -> Result<(), String> {
     if spec.selector.is_some() {
         return Err("claim Selector is not supported".to_owned());
     }
-    if spec.volume_mode.as_deref() == Some("Block") {
-        return Err("the provisioner does not support volume mode Block".to_owned());
-    }
     if !attributes::of_claim(claim).is_empty() {
         return Err(format!(
             "VAC {} cannot be applied: the provisioner has no attributes that can be set",
@@ -415,11 +412,27 @@ fn plain(claim: &PersistentVolumeClaim) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether a claim asks for a block device instead of a file system.
+pub fn asks_for_block(claim: &PersistentVolumeClaim) -> bool {
+    claim.spec.as_ref().and_then(|spec| spec.volume_mode.as_deref()) == Some("Block")
+}
+
+/// Whether a volume is given to containers as a block device instead of a file system.
+pub fn is_block(volume: &PersistentVolume) -> bool {
+    volume.spec.as_ref().and_then(|spec| spec.volume_mode.as_deref()) == Some("Block")
+}
+
 /// Why a built-in class can make nothing for a claim.
 ///
 /// A claim that asks for a copy of other data must wait rather than start empty.
 pub fn provisionable(snapshot: &Snapshot, claim: &PersistentVolumeClaim, class: &StorageClass) -> Result<(), String> {
     plain(claim)?;
+    if asks_for_block(claim) && size_of(class)? != SIZE_IMAGE {
+        return Err(format!("the provisioner does not support volume mode Block with parameter {SIZE}: {SIZE_NONE}"));
+    }
+    if asks_for_block(claim) && source::wanted(claim).is_some() {
+        return Err("the provisioner does not support data sources for volume mode Block".to_owned());
+    }
     if source::of(snapshot, claim)?.is_some() && size_of(class)? != SIZE_IMAGE {
         return Err(format!(
             "a volume of parameter {SIZE}: {SIZE_NONE} cannot be a copy of another; use a class with {SIZE_IMAGE}"

@@ -258,10 +258,10 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
 
 fn streaming_config(config: &NodeConfig) -> streaming::StreamingConfig {
     streaming::StreamingConfig {
+        machine_logs: PathBuf::from("/var/log"),
         listen: (Ipv4Addr::UNSPECIFIED, config.streaming_port).into(),
         serving: config.serving.clone(),
         client_ca_pem: config.client_ca_pem.clone(),
-        machine_logs: PathBuf::from("/var/log"),
         clients: vec![API_SERVER.to_owned()],
         idle_timeout: streaming::IDLE_TIMEOUT,
         configuration: configuration(config),
@@ -332,6 +332,8 @@ pub async fn cleanup(data_dir: &Path, cgroup_root: &str, shim_exe: &Path) -> Res
         let unmounted = safe_path::mounts::unmount_below(&data_dir.join(dir));
         note(what, unmounted.map(|_| ()).map_err(|error| error.to_string()));
     }
+    let detached = volumes::image::detach_all(&data_dir.join("volumes"));
+    note("detaching volumes", detached.map_err(|error| error.to_string()));
     for dir in ["pods", "logs"] {
         let removed = match safe_path::remove::tree(data_dir, &data_dir.join(dir)) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.to_string()),

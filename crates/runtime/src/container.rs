@@ -285,6 +285,11 @@ impl Inner {
         let (spec, dir, images) = (&entry.spec, &entry.dir, &self.config.images);
         let no_devices = !self.cgroups.has("devices");
         let failed = |error: crate::images::ImageError| RuntimeError::Rootfs(error.to_string());
+        if no_devices && !spec.privileged && spec.devices.iter().any(|device| device.read_only) {
+            let why = "nothing here keeps a container from writing to a block device that it may only read: that \
+                takes a control group for devices (v1)";
+            return Err(RuntimeError::Start(why.to_owned()));
+        }
         let Some((namespace, first)) = namespaces.user.clone() else {
             return images.mount_rootfs(&spec.image_id, dir, no_devices).map(|rootfs| (rootfs, None)).map_err(failed);
         };

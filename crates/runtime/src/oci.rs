@@ -366,12 +366,13 @@ pub(crate) fn cpu_quota(milli: Option<u64>) -> Option<u64> {
 fn resources(spec: &ContainerSpec, cgroups: &Cgroups) -> Value {
     let mut resources = serde_json::Map::new();
     if cgroups.has("devices") || cgroups.is_v2() {
-        let rules = if spec.privileged {
-            json!([{ "allow": true, "access": "rwm" }])
-        } else {
-            json!([{ "allow": false, "access": "rwm" }])
-        };
-        resources.insert("devices".to_owned(), rules);
+        let mut rules = vec![json!({ "allow": spec.privileged, "access": "rwm" })];
+        // Exactly these, by number: the next loop device is another volume's (X6).
+        rules.extend(spec.devices.iter().filter(|_| !spec.privileged).map(|device| {
+            json!({ "allow": true, "type": "b", "major": device.major, "minor": device.minor,
+                "access": if device.read_only { "r" } else { "rwm" } })
+        }));
+        resources.insert("devices".to_owned(), json!(rules));
     }
     if cgroups.has("cpu") {
         let mut cpu = json!({ "shares": cpu_shares(spec.cpu_request_milli) });
@@ -485,6 +486,23 @@ mod tests {
                 .cloned()
         };
         assert_eq!((score(-997), score(1000)), (Some(json!(0)), Some(json!(1000))));
+    }
+
+    #[test]
+    fn x6_a_container_gets_its_block_devices_and_none_beside_them() {
+        let devices = vec![
+            crate::BlockDevice { major: 7, minor: 3, read_only: false },
+            crate::BlockDevice { major: 8, minor: 16, read_only: true },
+        ];
+        let spec = ContainerSpec { devices, ..ContainerSpec::default() };
+        let cgroups = Cgroups::detect("t");
+        if !cgroups.has("devices") && !cgroups.is_v2() {
+            return;
+        }
+        let rules = made(&spec).pointer("/linux/resources/devices").cloned();
+        let device = |major, minor, access| json!({ "allow": true, "type": "b", "major": major, "minor": minor, "access": access });
+        let none = json!({ "allow": false, "access": "rwm" });
+        assert_eq!(rules, Some(json!([none, device(7, 3, "rwm"), device(8, 16, "r")])));
     }
 
     #[test]

@@ -65,6 +65,15 @@ pub struct Mount {
     pub device: Option<String>,
 }
 
+/// A block device that a container may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockDevice {
+    pub major: u64,
+    pub minor: u64,
+    /// It may not be opened for writing. That takes a control group that guards devices (v1).
+    pub read_only: bool,
+}
+
 /// Kubernetes' mountPropagation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum MountPropagation {
@@ -111,6 +120,9 @@ pub struct ContainerSpec {
     pub oom_score_adj: i32,
     /// The CRI log file that the supervisor writes and rotates.
     pub log_path: PathBuf,
+    /// Block devices that it may use, beside those that every container may. Their nodes are among the mounts.
+    #[serde(default)]
+    pub devices: Vec<BlockDevice>,
     /// procMount: Unmasked takes the masks off /proc and /sys.
     pub unmasked_proc: bool,
     /// Which system calls it may make; a privileged container, all.

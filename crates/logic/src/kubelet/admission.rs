@@ -104,9 +104,6 @@ pub fn unsupported_in(container: &Container, has_own_users: bool, abilities: &Ab
     if let Some(rule) = rules.find(|rule| !matches!(&*rule.action, "Restart" | super::restart_all::ACTION)) {
         return Some(format!("container {name}: restartPolicyRules: this node has no action {}", rule.action));
     }
-    if has_any(&container.volume_devices) {
-        return Some(format!("container {name}: volumeDevices: this node gives containers no block devices"));
-    }
     let own = container.security_context.as_ref()?;
     let why = if own.proc_mount.as_deref() == Some("Unmasked") && !has_own_users {
         "procMount: without a user namespace of its own a container with all of /proc would have the host's"
@@ -304,7 +301,7 @@ mod tests {
             (json!({ "containers": [], "initContainers": [{ "name": "c", "restartPolicy": "Always" }] }), None),
             (
                 json!({ "containers": [{ "name": "c", "volumeDevices": [{ "name": "v", "devicePath": "/dev/x" }] }] }),
-                Some("PodFeatureUnsupported"),
+                None,
             ),
         ] {
             let refusal = refuses(&pod(spec.clone()), &Abilities::default());

@@ -617,6 +617,16 @@ fn readiness_gates_and_foreign_conditions() {
 }
 
 #[test]
+fn conformance_a_device_that_fails_is_told_by_its_own_reason() {
+    let mut spec = one_container();
+    spec["containers"][0]["volumeDevices"] = json!([{ "name": "v", "devicePath": "/dev/x" }]);
+    spec["volumes"] = json!([{ "name": "v", "persistentVolumeClaim": { "claimName": "c" } }]);
+    let mut bench = Bench::new(spec);
+    bench.fact(Fact::Volume { name: "v".into(), result: Err("no".into()) });
+    assert_eq!(bench.events, ["FailedMapVolume: MapVolume.SetUpDevice failed for volume \"v\" : no"]);
+}
+
+#[test]
 fn volumes_that_fail_are_tried_again_and_refreshed_when_due() {
     let mut spec = one_container();
     spec["volumes"] = json!([{ "name": "v", "emptyDir": {} }]);

@@ -493,12 +493,12 @@ impl PodView {
             }
             Fact::Volume { name, result: Err(message) } => {
                 self.unmounted = false;
-                record(
-                    true,
-                    "FailedMount",
-                    format!("MountVolume.SetUp failed for volume \"{name}\" : {message}"),
-                    None,
-                );
+                let devices = self.specs().flat_map(|container| container.volume_devices.iter().flatten());
+                let (reason, what) = match devices.into_iter().any(|device| device.name == name) {
+                    true => ("FailedMapVolume", "MapVolume.SetUpDevice"),
+                    false => ("FailedMount", "MountVolume.SetUp"),
+                };
+                record(true, reason, format!("{what} failed for volume \"{name}\" : {message}"), None);
                 let fact = match self.volumes.get(&name) {
                     // It is mounted and in use: what it holds stays, only the refresh is late.
                     Some(VolumeFact::Ready { .. }) => {

@@ -150,6 +150,9 @@ fn folder(claim: &PersistentVolumeClaim, sub_dir: Option<&str>) -> Result<Vec<St
 /// Whether a folder is what a claim asks for. One that asks for a copy of other data must wait rather than start empty.
 fn suits(claim: &PersistentVolumeClaim) -> Result<(), String> {
     super::plain(claim)?;
+    if super::asks_for_block(claim) {
+        return Err("the provisioner does not support volume mode Block".to_owned());
+    }
     match claim.spec.as_ref() {
         Some(spec) if spec.data_source.is_some() || spec.data_source_ref.is_some() => {
             Err("the provisioner does not support data sources".to_owned())

@@ -225,6 +225,12 @@ pub fn source_volume<'a>(
              is in use; volumes of classes with mainstay.io/size: image can be copied"
         ));
     }
+    if super::is_block(volume) {
+        return Err(format!(
+            "volume \"{volume_name}\" is a block device (volumeMode: Block), which cannot be held still for a \
+                crash-consistent copy"
+        ));
+    }
     match annotation(&volume.metadata, MADE_ON) {
         "" => Err(format!("no pod has mounted volume \"{volume_name}\" yet, so there is nothing in it")),
         _ => Ok(volume),

@@ -250,7 +250,6 @@ impl Disk {
 mod tests {
     use super::*;
 
-    /// An agent that dies between its decision and the first stop does not let the next one start the pod again.
     #[test]
     fn s12_how_long_a_container_waits_is_known_to_the_next_agent() {
         let data = tempfile::tempdir().unwrap();
@@ -268,6 +267,7 @@ mod tests {
         assert!(disk.note_back_off("u", "../a", at(1)).is_err(), "X3");
     }
 
+    /// An agent that dies between its decision and the first stop does not let the next one start the pod again.
     #[test]
     fn x6_s12_an_eviction_that_was_decided_is_known_to_the_next_agent() {
         let root = tempfile::tempdir().unwrap();

@@ -1,7 +1,8 @@
 //! A pod's spec as the runtime wants it: everything resolved, nothing left to look up.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use k8s_openapi::api::core::v1::{Container, PodSecurityContext, SecurityContext, VolumeMount};
@@ -14,7 +15,7 @@ use super::{Kubelet, PodContext, files, node_status, resources};
 use crate::volumes::{VolumeError, block, subpath, threads};
 use mainstay_runtime::images::{Image, ImageStore, ResolvedUser};
 use mainstay_runtime::safe_path::make_private_dir;
-use mainstay_runtime::{ContainerSpec, Mount, MountPropagation, SandboxSpec, SeccompProfile};
+use mainstay_runtime::{BlockDevice, ContainerSpec, Mount, MountPropagation, SandboxSpec, SeccompProfile};
 
 /// The handler of the one runtime that this node has.
 const RUNTIME: &str = "mainstay";
@@ -87,7 +88,10 @@ pub async fn container(
     let empty = (PodSecurityContext::default(), SecurityContext::default());
     let pod_security = context.spec().and_then(|spec| spec.security_context.as_ref()).unwrap_or(&empty.0);
     let security = container.security_context.as_ref().unwrap_or(&empty.1);
-    let user = user(kubelet, &image, pod_security, security)?;
+    let whose = (kubelet.images.clone(), image.clone(), pod_security.clone(), security.clone());
+    // The image's files say who that is.
+    let user = tokio::task::spawn_blocking(move || user(&whose.0, &whose.1, &whose.2, &whose.3));
+    let user = user.await.map_err(|error| error.to_string())??;
     check_non_root(context, name, &image, &user, pod_security, security)?;
 
     let host_network = context.spec().is_some_and(|spec| spec.host_network == Some(true));
@@ -105,7 +109,10 @@ pub async fn container(
     };
     let made = ENVIRONMENTS.run(&context.namespace, move || program.make()).await;
     let Made { own, args, env } = made.map_err(|error| error.to_string())??;
-    let mounts = mounts(kubelet, context, container, attempt, &own).await?;
+    let mut mounts = mounts(kubelet, context, container, attempt, &own).await?;
+    let owner =
+        (security.run_as_user.or(pod_security.run_as_user), security.run_as_group.or(pod_security.run_as_group));
+    let devices = devices(kubelet, context, container, owner, &mut mounts).await?;
     let wanted = resources::of(container);
     let log_path = kubelet.disk.log_path(&context.namespace, &context.name, &context.uid, name, attempt);
     if let Some(parent) = log_path.parent() {
@@ -141,6 +148,7 @@ pub async fn container(
         pids_limit: mainstay_runtime::cgroups::most_processes_of_one(),
         oom_score_adj: resources::oom_score_adj(&context.pod, &wanted, node_status::memory_bytes()),
         log_path,
+        devices,
         unmasked_proc: security.proc_mount.as_deref() == Some("Unmasked"),
         deadline: None,
         sandbox_made_at_ms: None,
@@ -339,6 +347,45 @@ async fn mounts(
     let log = files::make_termination_log(&kubelet.disk, &context.uid, &container.name, attempt);
     mounts.push(bind(&log.map_err(|error| format!("making the termination log: {error}"))?, target));
     Ok(mounts)
+}
+
+/// The block devices of a container, whose nodes are mounted into it.
+///
+/// As containerd where `device_ownership_from_security_context` is on: a node belongs to `runAsUser` and `runAsGroup`,
+/// as far as the spec says them. `fsGroup` does not apply.
+async fn devices(
+    kubelet: &Kubelet,
+    context: &PodContext,
+    container: &Container,
+    owner: (Option<i64>, Option<i64>),
+    mounts: &mut Vec<Mount>,
+) -> Result<Vec<BlockDevice>, String> {
+    let owner = (owner.0.map_or(Ok(0), id)?, owner.1.map_or(Ok(0), id)?);
+    let mut devices: Vec<BlockDevice> = Vec::new();
+    let mut nodes: BTreeMap<&str, PathBuf> = BTreeMap::new();
+    for given in container.volume_devices.iter().flatten() {
+        if !given.device_path.starts_with('/') {
+            return Err(format!("error DevicePath `{}` must be an absolute path", given.device_path));
+        }
+        let missing = || format!("cannot find volume \"{}\" to pass into container \"{}\"", given.name, container.name);
+        let record = kubelet.volumes.mounted(&context.uid, &given.name).map_err(|_| missing())?;
+        if record.block.is_none() {
+            return Err(missing());
+        }
+        let place = record.device.clone();
+        let node = match nodes.get(&*given.name) {
+            Some(node) => node.clone(),
+            None => {
+                let made = block::node(kubelet, context, record, &container.name, owner).await;
+                let (node, device) = made.map_err(|error| format!("{}: {error}", missing()))?;
+                devices.push(device);
+                nodes.insert(&given.name, node.clone());
+                node
+            }
+        };
+        mounts.push(Mount { device: place, ..bind(&node, &given.device_path) });
+    }
+    Ok(devices)
 }
 
 fn bind(source: &Path, target: &str) -> Mount {

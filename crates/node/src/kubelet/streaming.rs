@@ -41,7 +41,9 @@ impl Backend for Kubelet {
                 let Some((claim, _)) = mainstay_logic::pods::claim_name(&context.pod, volume) else { continue };
                 let Ok(record) = self.volumes.mounted(&context.uid, &volume.name) else { continue };
                 let (namespace, pod_uid) = (context.namespace.clone(), context.uid.clone());
-                found.push(Claimed { namespace, claim, pod_uid, name: volume.name.clone(), path: record.path });
+                let (name, is_block) = (volume.name.clone(), record.block.is_some());
+                let path = record.block.unwrap_or(record.path);
+                found.push(Claimed { namespace, claim, pod_uid, name, path, is_block });
             }
         }
         found

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use mainstay_tasks::Pool;
 
+use crate::volumes::block;
+
 /// Threads that look, of which one mount takes one.
 static LOOKING: LazyLock<Pool> = LazyLock::new(|| Pool::new("looking at volumes", 32, 1));
 /// How long whoever asks waits for all of them.
@@ -21,6 +23,8 @@ pub struct Room {
     pub used: u64,
     pub inodes: u64,
     pub inodes_free: u64,
+    /// It has no file system that is known here: only the capacity is.
+    pub is_block: bool,
 }
 
 impl Room {
@@ -34,7 +38,14 @@ impl Room {
             used: bytes(system.blocks().saturating_sub(system.blocks_free())),
             inodes: system.files(),
             inodes_free: system.files_free(),
+            is_block: false,
         })
+    }
+
+    /// Of a volume of mode Block, by what is behind it. Blocking.
+    fn of_block(source: &Path) -> Option<Room> {
+        let capacity = block::size(source)?;
+        Some(Room { capacity, available: 0, used: 0, inodes: 0, inodes_free: 0, is_block: true })
     }
 }
 
@@ -47,6 +58,8 @@ pub struct Claimed {
     /// Of the pod's volume.
     pub name: String,
     pub path: PathBuf,
+    /// The path is what is behind a volume of mode Block.
+    pub is_block: bool,
 }
 
 /// What is left in it.
@@ -67,7 +80,8 @@ pub async fn look(claims: Vec<Claimed>) -> Vec<VolumeRoom> {
 async fn look_with(claims: Vec<Claimed>, patience: Duration, of: fn(&Path) -> Option<Room>) -> Vec<VolumeRoom> {
     let until = tokio::time::Instant::now() + patience;
     let looks = claims.into_iter().map(|claimed| async move {
-        let Claimed { namespace, claim, pod_uid, name, path } = claimed;
+        let Claimed { namespace, claim, pod_uid, name, path, is_block } = claimed;
+        let of = if is_block { Room::of_block } else { of };
         let target = path.to_string_lossy().into_owned();
         let looked = tokio::time::timeout_at(until, LOOKING.run(&target, move || of(&path))).await;
         let room = looked.ok()?.ok()??;
@@ -82,7 +96,7 @@ mod tests {
 
     fn claimed(claim: &str, path: &Path) -> Claimed {
         let [namespace, pod_uid, name] = ["ns", "u", "data"].map(str::to_owned);
-        Claimed { namespace, claim: claim.to_owned(), pod_uid, name, path: path.to_owned() }
+        Claimed { namespace, claim: claim.to_owned(), pod_uid, name, path: path.to_owned(), is_block: false }
     }
 
     #[tokio::test]

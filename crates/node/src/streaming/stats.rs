@@ -279,7 +279,10 @@ pub fn summary(backend: &dyn Backend, containers: &dyn Containers, looks: &Looks
 }
 
 fn volume_summary(volume: &VolumeRoom, at: Timestamp) -> Value {
-    let mut told = room(volume.room, at);
+    let mut told = match volume.room.is_block {
+        true => json!({ "time": time(at), "capacityBytes": volume.room.capacity }),
+        false => room(volume.room, at),
+    };
     told["name"] = volume.name.as_str().into();
     told["pvcRef"] = json!({ "name": volume.claim, "namespace": volume.namespace });
     told
@@ -344,9 +347,10 @@ pub fn resource_metrics(backend: &dyn Backend, containers: &dyn Containers) -> S
 /// `/metrics`: what the kubelet counts, and what is left in the pods' claims.
 pub fn kubelet_metrics(backend: &dyn Backend, containers: &dyn Containers, volumes: &[VolumeRoom]) -> String {
     type Row = (&'static str, &'static str, fn(&Room) -> u64);
+    const CAPACITY: &str = "kubelet_volume_stats_capacity_bytes";
     const ROWS: [Row; 6] = [
         ("kubelet_volume_stats_available_bytes", "Number of available bytes in the volume", |of| of.available),
-        ("kubelet_volume_stats_capacity_bytes", "Capacity in bytes of the volume", |of| of.capacity),
+        (CAPACITY, "Capacity in bytes of the volume", |of| of.capacity),
         ("kubelet_volume_stats_used_bytes", "Number of used bytes in the volume", |of| of.used),
         ("kubelet_volume_stats_inodes", "Maximum number of inodes in the volume", |of| of.inodes),
         ("kubelet_volume_stats_inodes_free", "Number of free inodes in the volume", |of| of.inodes_free),
@@ -362,7 +366,8 @@ pub fn kubelet_metrics(backend: &dyn Backend, containers: &dyn Containers, volum
     }
     for ((namespace, claim), room) in told {
         let labels = labels(&[("namespace", namespace), ("persistentvolumeclaim", claim)]);
-        for (name, _, of) in ROWS {
+        // Of what a pod does with a block device nothing is known.
+        for (name, _, of) in ROWS.iter().filter(|(name, ..)| !room.is_block || *name == CAPACITY) {
             out.add(name, &labels, of(room), None);
         }
     }

@@ -76,7 +76,7 @@ impl Backend for World {
 
     fn claims(&self) -> Vec<Claimed> {
         let [namespace, claim, pod_uid, name] = ["ns", "data-p", "u", "data"].map(str::to_owned);
-        vec![Claimed { namespace, claim, pod_uid, name, path: self.logs.clone() }]
+        vec![Claimed { namespace, claim, pod_uid, name, path: self.logs.clone(), is_block: false }]
     }
 
     fn probe_metrics(&self) -> String {

@@ -20,8 +20,8 @@ use mainstay_logic::volume::source;
 use super::image::copy::Hold;
 use super::image::{Growth, Image};
 use super::{
-    Answer, Driver, Ready, Request, VolumeError, blocking_host, blocking_long, blocking_on, blocking_owner, freeze,
-    growth, host, nfs, ownership,
+    Answer, Driver, Ready, Request, VolumeError, block, blocking_for, blocking_host, blocking_long, blocking_on,
+    blocking_owner, freeze, growth, host, nfs, ownership, recovery,
 };
 use mainstay_runtime::safe_path::{self, make_private_dir};
 
@@ -70,14 +70,14 @@ async fn ensure(request: Request<'_>) -> Result<Ready, VolumeError> {
         return Err(VolumeError::Refused(format!("volume \"{volume_name}\" is not on this node")));
     }
     let spec = volume.spec.clone().unwrap_or_default();
-    if spec.volume_mode.as_deref() == Some("Block") {
-        return Err(VolumeError::Refused(format!(
-            "volume \"{volume_name}\" is a block device, which this node cannot give to a pod"
-        )));
-    }
+    let is_block = mainstay_logic::volume::is_block(&volume);
+    block::check_use(context, &request.volume.name, is_block)?;
     let read_only = asked_read_only
         || spec.access_modes.iter().flatten().all(|mode| mode == "ReadOnlyMany") && spec.access_modes.is_some();
     let access = group_of(&volume);
+    if is_block {
+        return give_device(&request, &volume, read_only).await;
+    }
     if let Some(source) = spec.nfs {
         let source = NFSVolumeSource { server: source.server, path: source.path, read_only: source.read_only };
         let options = spec.mount_options.unwrap_or_default();
@@ -95,6 +95,12 @@ async fn ensure(request: Request<'_>) -> Result<Ready, VolumeError> {
         true => ensure_provisioned(&request, &volume, &root, request.kubelet.volumes.placed(path)).await?,
         false => path,
     };
+    if spec.local.is_some() && !provisioned {
+        let device = path.clone();
+        if blocking_host(&context.uid, move || Ok(block::is_device(&device))).await? {
+            return mount_device(&request, &volume, path, read_only).await;
+        }
+    }
     let host_path = spec.host_path.is_some();
     let group = request.fs_group().filter(|_| !host_path || provisioned);
     let (group, on_root_mismatch) = (group.filter(|_| !request.again && !read_only), request.on_root_mismatch());
@@ -120,6 +126,73 @@ async fn ensure(request: Request<'_>) -> Result<Ready, VolumeError> {
         blocking_owner(&volume_name, move || give(&path)).await?;
     }
     Ok(ready)
+}
+
+/// Makes a volume of mode Block ready: its device, and the place for the nodes that the pod's containers get of it.
+async fn give_device(request: &Request<'_>, volume: &PersistentVolume, read_only: bool) -> Result<Ready, VolumeError> {
+    let name = volume.metadata.name.clone().unwrap_or_default();
+    let Some(local) = volume.spec.as_ref().and_then(|spec| spec.local.clone()) else {
+        return Err(VolumeError::Refused(format!("this node has no driver for volume \"{name}\" of mode Block")));
+    };
+    let path = PathBuf::from(local.path);
+    let source = if is_provisioned(volume) {
+        let folder = request.kubelet.volumes.placed(path);
+        ensure_provisioned(request, volume, request.kubelet.volumes.root(), folder).await?
+    } else {
+        let device = path.clone();
+        blocking_host(&request.context.uid, move || block::check_device(&device)).await?;
+        path
+    };
+    let target = request.target.clone();
+    let place = target.clone();
+    blocking_for(&request.context.uid, move || block::make_place(&place)).await?;
+    let (block, volume) = (Some(source), Some(name));
+    Ok(Ready { path: target, read_only, volume, block, ..Ready::default() })
+}
+
+/// Mounts a local PersistentVolume that is a device, for this pod, and gives it to its group.
+async fn mount_device(
+    request: &Request<'_>,
+    volume: &PersistentVolume,
+    device: PathBuf,
+    read_only: bool,
+) -> Result<Ready, VolumeError> {
+    let name = volume.metadata.name.clone().unwrap_or_default();
+    let spec = volume.spec.clone().unwrap_or_default();
+    let made = mainstay_logic::volume::annotation(&volume.metadata, MADE_ON) == request.kubelet.config.node_name;
+    let wanted = block::Wanted {
+        kind: spec.local.and_then(|local| local.fs_type),
+        options: spec.mount_options.unwrap_or_default(),
+        read_only,
+        made,
+    };
+    let alone = request.kubelet.volumes.users().lock(&name).await;
+    let (target, from) = (request.target.clone(), device.clone());
+    let work = move || {
+        let _alone = alone;
+        block::mount(&from, &target, &wanted)
+    };
+    let formatted = blocking_long(&name, work).await?;
+    if !made && !read_only {
+        // Before the pod writes: from now on a blank device in its place is another one (V5).
+        match growth::note(request.kubelet, volume, None).await {
+            // Of a volume that is tied to a node by other labels, the API lets no node write.
+            Err(error) if !names_hosts(volume) => tracing::debug!(volume = name, %error, "its use is not noted"),
+            noted => noted?,
+        }
+    }
+    if formatted {
+        let message = format!("device {} of volume \"{name}\" was blank; it has a file system now", device.display());
+        recovery::record(request.kubelet, request.context, false, "VolumeFormatted", message);
+    }
+    let (group, on_root_mismatch) = (request.fs_group(), request.on_root_mismatch());
+    if let Some(group) = group.filter(|_| !request.again && !read_only) {
+        let target = request.target.clone();
+        let give = move || ownership::give_to_group(&target, group, on_root_mismatch);
+        blocking_owner(&name, move || give().map_err(VolumeError::io("applying fsGroup"))).await?;
+    }
+    let (path, group) = (request.target.clone(), group_of(volume));
+    Ok(Ready { path, read_only, volume: Some(name), group, ..Ready::default() })
 }
 
 /// The group to which a PersistentVolume gives access, by upstream's annotation; None where that is no group's number,
@@ -214,6 +287,13 @@ pub fn reaches_node(volume: &PersistentVolume, node: &str) -> bool {
     required.node_selector_terms.iter().any(fits)
 }
 
+/// Whether the volume's node affinity speaks of hostnames.
+fn names_hosts(volume: &PersistentVolume) -> bool {
+    let affinity = volume.spec.as_ref().and_then(|spec| spec.node_affinity.as_ref()?.required.as_ref());
+    let terms = affinity.into_iter().flat_map(|required| &required.node_selector_terms);
+    terms.flat_map(|term| term.match_expressions.iter().flatten()).any(|rule| rule.key == "kubernetes.io/hostname")
+}
+
 /// Whether this program declared the volume.
 pub fn is_provisioned(volume: &PersistentVolume) -> bool {
     let by = volume.metadata.annotations.as_ref().and_then(|annotations| annotations.get(PROVISIONED_BY));
@@ -250,6 +330,7 @@ async fn ensure_provisioned(
         return Err(VolumeError::Refused(format!("volume \"{name}\" lives on node \"{other}\"")));
     }
     let (made, image) = (made_on.is_some(), is_image(volume));
+    let is_block = mainstay_logic::volume::is_block(volume);
     let overcommitted = mainstay_logic::volume::annotation(&volume.metadata, OVERCOMMIT) == "true";
     let size = mainstay_logic::volume::capacity(volume);
     let root = root.to_owned();
@@ -264,12 +345,15 @@ async fn ensure_provisioned(
             let image = Image::new(&root, &path)?;
             let size = u64::try_from(size).unwrap_or(0);
             let Some(folder) = copy_of else {
-                let growth = image.ensure(size, made)?;
+                let growth = if is_block { image.ensure_block(size, made)? } else { image.ensure(size, made)? };
                 if overcommitted {
                     image.note_overcommitted()?;
                 }
-                return Ok((image.data(), growth));
+                return Ok((if is_block { path } else { image.data() }, growth));
             };
+            if is_block {
+                return Err(VolumeError::Refused("a block device cannot be a copy of another volume".to_owned()));
+            }
             let from = Image::new(
                 &root,
                 &root.join(safe_path::plain(&folder).map_err(VolumeError::io("what is to be copied"))?),
@@ -279,6 +363,9 @@ async fn ensure_provisioned(
                 image.note_overcommitted()?;
             }
             return Ok((image.data(), growth));
+        }
+        if is_block {
+            return Err(VolumeError::Refused("a plain directory is no block device".to_owned()));
         }
         if copy_of.is_some() {
             return Err(VolumeError::Refused("a plain directory cannot be a copy of another volume".to_owned()));

@@ -1,7 +1,9 @@
 //! Loop devices by ioctl: the kernel's way to see a file as a disk.
 //!
-//! Every device is attached with "autoclear": the kernel lets the file go when the last user (our descriptor, then the
-//! mount) is gone. So nothing has to be detached, and a kill -9 between attaching and mounting leaves nothing behind.
+//! A device that is to be mounted is attached with "autoclear": the kernel lets the file go when the last user (our
+//! descriptor, then the mount) is gone. So nothing has to be detached, and a kill -9 between attaching and mounting
+//! leaves nothing behind. One that is given to containers ([`attach_kept`]) has no such user, for nobody has to have it
+//! open: it keeps file and number until it is detached, so that the number never becomes another volume's meanwhile.
 //! Which file a device has is asked of the kernel each time; nothing is remembered (V7).
 
 use std::fs::{self, File, OpenOptions};
@@ -11,6 +13,8 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 /// From `linux/loop.h`.
+const LOOP_CLR_FD: libc::Ioctl = 0x4C01;
+const LOOP_SET_STATUS64: libc::Ioctl = 0x4C04;
 const LOOP_GET_STATUS64: libc::Ioctl = 0x4C05;
 const LOOP_SET_CAPACITY: libc::Ioctl = 0x4C07;
 const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
@@ -87,6 +91,29 @@ impl Loop {
         // SAFETY: the request takes no argument.
         check(unsafe { libc::ioctl(self.device.as_raw_fd(), LOOP_SET_CAPACITY, 0) }).map(|_| ())
     }
+
+    /// Lets the file go; where somebody has the device open, with them.
+    pub fn detach(self) -> io::Result<()> {
+        // SAFETY: the request takes no argument.
+        match check(unsafe { libc::ioctl(self.device.as_raw_fd(), LOOP_CLR_FD, 0) }) {
+            // Somebody else did.
+            Err(error) if error.raw_os_error() != Some(libc::ENXIO) => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Keeps the file also when nobody has the device open.
+    fn keep(&self) -> io::Result<()> {
+        let mut info = NOTHING;
+        // SAFETY: the kernel fills in a `loop_info64`, which `Info` is.
+        check(unsafe { libc::ioctl(self.device.as_raw_fd(), LOOP_GET_STATUS64, &raw mut info) })?;
+        if info.flags & LO_FLAGS_AUTOCLEAR == 0 {
+            return Ok(());
+        }
+        info.flags &= !LO_FLAGS_AUTOCLEAR;
+        // SAFETY: the kernel reads a `loop_info64`.
+        check(unsafe { libc::ioctl(self.device.as_raw_fd(), LOOP_SET_STATUS64, &raw const info) }).map(|_| ())
+    }
 }
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -126,6 +153,21 @@ pub fn find(file: &File) -> io::Result<Option<Loop>> {
 /// # Errors
 /// `NotFound` where the kernel has no loop devices (or `/dev/loop-control` is not there); what it said otherwise.
 pub fn attach(file: &File) -> io::Result<Loop> {
+    // Direct IO keeps the data once in memory, not twice; where the file system cannot, the kernel goes without.
+    attach_with(file, LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO)
+}
+
+/// As [`attach`], and the device has the file until [`Loop::detach`].
+///
+/// # Errors
+/// As [`attach`].
+pub fn attach_kept(file: &File) -> io::Result<Loop> {
+    let device = attach_with(file, LO_FLAGS_DIRECT_IO)?;
+    device.keep()?;
+    Ok(device)
+}
+
+fn attach_with(file: &File, flags: u32) -> io::Result<Loop> {
     if let Some(found) = find(file)? {
         return Ok(found);
     }
@@ -136,8 +178,7 @@ pub fn attach(file: &File) -> io::Result<Loop> {
         let number = check(unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE, 0) })?;
         let path = PathBuf::from(format!("/dev/loop{number}"));
         let device = OpenOptions::new().read(true).write(true).open(&path)?;
-        // Direct IO keeps the data once in memory, not twice; where the file system cannot, the kernel goes without.
-        let info = Info { flags: LO_FLAGS_AUTOCLEAR | LO_FLAGS_DIRECT_IO, ..NOTHING };
+        let info = Info { flags, ..NOTHING };
         let config = Config { fd, block_size: 0, info, reserved: [0; 8] };
         // SAFETY: the kernel reads a `loop_config`, which `Config` is.
         match check(unsafe { libc::ioctl(device.as_raw_fd(), LOOP_CONFIGURE, &raw const config) }) {

@@ -4,13 +4,14 @@
 //! nothing (V7) and a deleted volume is known to be unused (V3):
 //!
 //! ```text
-//! <data>/pods/<uid>/volumes/<name>.json   { driver, path, read_only, volume }
+//! <data>/pods/<uid>/volumes/<name>.json   { driver, path, read_only, volume, … }
 //! <data>/pods/<uid>/volumes/<name>/       the volume itself, where it lives and dies with the pod
 //! <data>/pods/<uid>/subpaths/…            bind mounts of subPaths
 //! <data>/volumes/<PV>/                    provisioned PersistentVolumes: plain directories, or images ([`image`])
 //! ```
 
 mod atomic;
+pub(crate) mod block;
 mod claim;
 mod copies;
 mod export;
@@ -120,6 +121,8 @@ pub struct Ready {
     pub refresh_at: Option<Timestamp>,
     /// The group to which the PersistentVolume gives access: one of the pod's supplemental groups.
     pub group: Option<u32>,
+    /// What is behind a volume of mode Block: the folder of an image, or a device.
+    pub block: Option<PathBuf>,
 }
 
 type Answer<'a> = Pin<Box<dyn Future<Output = Result<Ready, VolumeError>> + Send + 'a>>;
@@ -155,6 +158,19 @@ pub struct Record {
     /// See [`Ready::group`].
     #[serde(default)]
     pub group: Option<u32>,
+    /// See [`Ready::block`].
+    #[serde(default)]
+    pub block: Option<PathBuf>,
+}
+
+impl Record {
+    /// The image that is behind the volume, if one is.
+    fn image(&self, root: &Path) -> Option<image::Image> {
+        match &self.block {
+            Some(folder) => image::Image::new(root, folder).ok(),
+            None => image::Image::behind(root, &self.path),
+        }
+    }
 }
 
 /// The volumes of this node.
@@ -237,6 +253,7 @@ impl Volumes {
             volume: ready.volume,
             device,
             group: ready.group,
+            block: ready.block,
         };
         write_record(&record_path, &record).map_err(VolumeError::io("noting the volume"))?;
         if record.volume.is_some() {
@@ -269,6 +286,16 @@ impl Volumes {
         freeze::thaw_all(&self.root)
     }
 
+    /// Makes the folder of all pods a mount that passes on what is mounted below it, as upstream's kubelet does: on a
+    /// machine whose root does not, volumes of pods are propagated nevertheless. For the start of a node.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn share(&self) -> io::Result<()> {
+        make_private_dir(&self.disk.pods_dir())?;
+        mounts::share(&self.disk.pods_dir())
+    }
+
     /// Which PersistentVolumes are in use here.
     pub(crate) fn users(&self) -> &Arc<users::Users> {
         &self.users
@@ -286,23 +313,13 @@ impl Volumes {
             for dir in ["subpaths", "volumes"] {
                 match remove::tree(&root, &pod_dir.join(dir)) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => {
-    /// Makes the folder of all pods a mount that passes on what is mounted below it, as upstream's kubelet does: on a
-    /// machine whose root does not, volumes of pods are propagated nevertheless. For the start of a node.
-    ///
-    /// # Errors
-    /// The kernel's.
-    pub fn share(&self) -> io::Result<()> {
-        make_private_dir(&self.disk.pods_dir())?;
-        mounts::share(&self.disk.pods_dir())
-    }
-
                         return Err(VolumeError::Io { what: format!("removing the pod's {dir}"), source: error });
                     }
                     _ => {}
                 }
             }
             users.end(&uid);
-            Ok(records.iter().filter_map(|record| image::Image::behind(&volumes, &record.path)).collect::<Vec<_>>())
+            Ok(records.iter().filter_map(|record| record.image(&volumes)).collect::<Vec<_>>())
         };
         for image in blocking_for(&pod, work).await? {
             self.release(image, &pod).await?;

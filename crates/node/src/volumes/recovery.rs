@@ -72,7 +72,7 @@ pub fn mounted_again(kubelet: &Kubelet, context: &PodContext, name: &str) {
     record(kubelet, context, false, "VolumeRecovered", message);
 }
 
-fn record(kubelet: &Kubelet, context: &PodContext, warning: bool, reason: &'static str, message: String) {
+pub(super) fn record(kubelet: &Kubelet, context: &PodContext, warning: bool, reason: &'static str, message: String) {
     let of = Regarding {
         kind: "Pod".into(),
         namespace: context.namespace.clone(),

@@ -169,6 +169,7 @@ mod tests {
             volume: Some("pvc-1".to_owned()),
             device: None,
             group: None,
+            block: None,
         };
         std::fs::write(pod.join("data.json"), serde_json::to_vec(&record).unwrap()).unwrap();
         assert!(!users.begin_alone("pvc-1", "b").unwrap() && users.begin_alone("pvc-1", "a").unwrap());

@@ -10,6 +10,7 @@ mod support;
 /// What is re-executed as a supervisor.
 const SUPERVISOR: &str = "supervisor";
 
+mod block;
 mod copies;
 mod dead_server;
 mod drivers;

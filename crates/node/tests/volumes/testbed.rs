@@ -275,7 +275,7 @@ impl Testbed {
         Instance { number, volume, dir, claim }
     }
 
-    async fn class(&self, name: &str, parameters: &str, policy: &str) {
+    pub async fn class(&self, name: &str, parameters: &str, policy: &str) {
         let parameters: Value = serde_json::from_str(parameters).unwrap();
         let class = json!({ "metadata": { "name": name }, "provisioner": "mainstay.io/local-path",
             "volumeBindingMode": "Immediate",

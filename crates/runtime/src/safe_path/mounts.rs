@@ -285,6 +285,16 @@ pub fn unmount_below(dir: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// Mounts a tmpfs for device nodes, root's alone, unless one is there.
+pub fn nodes(path: &Path) -> io::Result<()> {
+    if is_mounted(path)? {
+        return Ok(());
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NOEXEC;
+    nix::mount::mount(Some("tmpfs"), path, Some("tmpfs"), flags, Some("mode=700,size=64k,nr_inodes=4k"))
+        .map_err(io::Error::from)
+}
+
 /// Mounts a tmpfs, unless one is there. `size` in bytes; without one the kernel's default, half of memory.
 pub fn tmpfs(path: &Path, mode: u32, size: Option<u64>) -> io::Result<()> {
     if is_mounted(path)? {
@@ -354,13 +364,6 @@ mod tests {
     }
 
     #[test]
-    fn octal_escapes_are_read() {
-        for (text, path) in [("/a\\040b", "/a b"), ("/a\\134", "/a\\"), ("/a\\04", "/a\\04"), ("/plain", "/plain")] {
-            assert_eq!(unescape(text.as_bytes()), Path::new(path));
-        }
-    }
-}
-    #[test]
     fn x8_a_path_is_as_shared_as_the_nearest_mount() {
         let text = b"22 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
             30 22 8:1 /p /p rw shared:7 master:1 - ext4 /dev/sda1 rw\n\
@@ -373,3 +376,10 @@ mod tests {
         assert_eq!(sharing("/p/private/a"), ("/p/private".into(), Sharing::Private));
     }
 
+    #[test]
+    fn octal_escapes_are_read() {
+        for (text, path) in [("/a\\040b", "/a b"), ("/a\\134", "/a\\"), ("/a\\04", "/a\\04"), ("/plain", "/plain")] {
+            assert_eq!(unescape(text.as_bytes()), Path::new(path));
+        }
+    }
+}

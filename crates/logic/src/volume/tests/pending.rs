@@ -65,9 +65,9 @@ fn a_claim_is_told_once_why_it_is_pending() {
         ),
         (
             of_class(BUILT_IN[2], "WaitForFirstConsumer"),
-            claim_of(json!({"volumeMode": "Block"})),
+            claim_of(json!({"volumeMode": "Block", "dataSource": {"kind": "PersistentVolumeClaim", "name": "other"}})),
             "ProvisioningFailed: failed to provision volume with StorageClass \"c\": the provisioner does not support \
-                volume mode Block",
+                data sources for volume mode Block",
         ),
         (
             of_class(BUILT_IN[3], "Immediate"),

@@ -53,6 +53,53 @@ fn v10_an_image_has_the_new_size_only_when_its_node_has_made_it() {
 }
 
 #[test]
+fn v1_a_claim_of_a_block_device_gets_one_and_no_file_system() {
+    let mut world = World::default();
+    world.put(node("n1", json!({})));
+    world.put(storage_class("fast", "Immediate", "Delete"));
+    let block = |mut object: Value| {
+        object["spec"]["volumeMode"] = json!("Block");
+        object
+    };
+    let local = |name: &str, claim: Value| {
+        json!({"kind": "PersistentVolume", "metadata": {"name": name},
+            "spec": {"capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"], "claimRef": claim,
+                "storageClassName": "given", "local": {"path": "/dev/x"}}})
+    };
+    // One that is there is taken by its mode, also where it was reserved or the claim names it.
+    world.put(local("files", json!(null)));
+    world.put(local("kept-files", json!({"namespace": "default", "name": "kept"})));
+    world.put(block(claim("data", Some("given"), "ReadWriteOnce")));
+    world.put(block(claim("kept", Some("given"), "ReadWriteOnce")));
+    let mut named = block(claim("named", Some("given"), "ReadWriteOnce"));
+    named["spec"]["volumeName"] = json!("files");
+    world.put(named);
+    settle(&mut world);
+    for name in ["data", "kept", "named"] {
+        assert_eq!(bound_to(&world, name).split(' ').next(), Some("Pending"), "{name}");
+    }
+    assert!(told(&world, "Cannot bind to requested volume \"files\": incompatible volumeMode") > 0);
+    world.put(block(local("device", json!(null))));
+    settle(&mut world);
+    assert_eq!(bound_to(&world, "data"), "Bound device");
+    // Of a class it is made.
+    world.put(block(claim("made", Some("fast"), "ReadWriteOnce")));
+    settle(&mut world);
+    let made = bound_to(&world, "made").replace("Bound ", "");
+    let made = world.get(&kinds::PERSISTENT_VOLUME, "", &made);
+    assert_eq!(
+        (&made["spec"]["volumeMode"], &made["metadata"]["annotations"][SIZE]),
+        (&json!("Block"), &json!("image"))
+    );
+    let mut plain = storage_class("plain", "Immediate", "Delete");
+    plain["parameters"] = json!({SIZE: SIZE_NONE});
+    world.put(plain);
+    world.put(block(claim("folder", Some("plain"), "ReadWriteOnce")));
+    settle(&mut world);
+    assert!(told(&world, "does not support volume mode Block with parameter mainstay.io/size: none") > 0);
+}
+
+#[test]
 fn v10_no_more_is_promised_than_a_node_has_and_a_growth_without_room_can_be_taken_back() {
     let room = |gib: i64| json!({"metadata": {"annotations": {room::VOLUME_CAPACITY: (gib << 30).to_string()}}});
     let mut world = World::default();

@@ -13,8 +13,11 @@
 //! calling again (V7). An image gets its name when its file system is whole and on the disk; one that has its name is
 //! never made anew, whatever it holds.
 //!
+//! A volume of mode Block is the same without a file system: see [`block`].
+//!
 //! The callers see to it that one volume is worked on by one of them at a time.
 
+mod block;
 pub mod copy;
 mod offline;
 #[cfg(test)]
@@ -30,6 +33,8 @@ use std::process::{Command, Stdio};
 use nix::mount::{MntFlags, MsFlags};
 
 use mainstay_logic::volume;
+
+pub use block::detach_all;
 
 use super::{VolumeError, claim, loops, room};
 use mainstay_runtime::safe_path::make_private_dir;
@@ -110,19 +115,12 @@ impl Image {
     /// Makes the volume ready, at least `size` bytes large: makes it where there is none (unless it was `made` before:
     /// then its data is lost, and no empty one takes its place, V5), mounts it, lets it grow.
     pub fn ensure(&self, size: u64, made: bool) -> Result<Growth, VolumeError> {
-        if made {
-            claim::must_exist(&self.root, &self.dir)?;
-        }
         let at = |what: &str| VolumeError::io(format!("{what} {}", self.file().display()));
-        if !self.file().exists() {
-            if made {
-                return Err(VolumeError::Refused(format!(
-                    "the volume's image {} is missing: its data was made on this node and is gone; refusing to start \
-                        on an empty one",
-                    self.file().display()
-                )));
-            }
-            self.make(rounded(size))?;
+        if self.is_block() {
+            return Err(VolumeError::Refused(format!("{} is a block device's", self.file().display())));
+        }
+        if !self.is_there(made)? {
+            self.make(rounded(size), make_file_system)?;
         }
         let fresh = self.mount(&self.open().map_err(at("opening"))?)?;
         if !self.data().exists() {
@@ -138,6 +136,27 @@ impl Image {
             Growth::NextMount if fresh => self.grow_unmounted(size),
             growth => Ok(growth),
         }
+    }
+
+    /// Whether there is an image.
+    ///
+    /// # Errors
+    /// It was `made`, and is gone (V5).
+    fn is_there(&self, made: bool) -> Result<bool, VolumeError> {
+        if made {
+            claim::must_exist(&self.root, &self.dir)?;
+        }
+        if self.file().exists() {
+            return Ok(true);
+        }
+        if made {
+            return Err(VolumeError::Refused(format!(
+                "the volume's image {} is missing: its data was made on this node and is gone; refusing to start on \
+                    an empty one",
+                self.file().display()
+            )));
+        }
+        Ok(false)
     }
 
     /// Grows a volume that was mounted just now, and that nobody uses yet, while it is not mounted.
@@ -159,8 +178,9 @@ impl Image {
         safe_path::open_strict(&dir, Path::new("image"), nix::fcntl::OFlag::O_RDWR).map(File::from)
     }
 
-    /// Makes the image beside its place, and gives it its name when it is whole and on the disk.
-    fn make(&self, size: u64) -> Result<(), VolumeError> {
+    /// Makes the image beside its place, and gives it its name when it is whole (`finish` has seen to that) and on the
+    /// disk.
+    fn make(&self, size: u64, finish: impl FnOnce(&Path) -> Result<(), VolumeError>) -> Result<(), VolumeError> {
         let begin = || -> io::Result<Fresh> {
             make_private_dir(&self.root)?;
             match fs::DirBuilder::new().mode(0o700).create(&self.dir) {
@@ -172,7 +192,7 @@ impl Image {
             Fresh::new(&self.dir, size)
         };
         let fresh = begin().map_err(VolumeError::io(format!("making {}", self.dir.join(FRESH).display())))?;
-        make_file_system(&fresh.path())?;
+        finish(&fresh.path())?;
         fresh.name().map_err(VolumeError::io(format!("making {}", self.file().display())))
     }
 
@@ -214,8 +234,11 @@ impl Image {
         nix::unistd::syncfs(fs.as_raw_fd()).map_err(io::Error::from)
     }
 
-    /// Whether it is mounted.
+    /// Whether it is mounted, or attached where it is a block device.
     pub fn is_mounted(&self) -> io::Result<bool> {
+        if self.is_block() {
+            return Ok(loops::find(&self.open()?)?.is_some());
+        }
         mounts::is_mounted(&self.mount_point())
     }
 
@@ -223,6 +246,9 @@ impl Image {
     /// After a crash half-way the next call goes on.
     pub fn grow(&self, size: u64) -> Result<Growth, VolumeError> {
         let size = rounded(size);
+        if self.is_block() {
+            return self.grow_block(size);
+        }
         let work = || -> io::Result<Growth> {
             let fs = File::open(self.mount_point())?;
             let blocks = nix::sys::statvfs::fstatvfs(&fs)?;
@@ -253,6 +279,9 @@ impl Image {
 
     /// Unmounts it, where it is mounted. The loop device goes with its last user.
     pub fn unmount(&self) -> io::Result<()> {
+        if self.is_block() {
+            return self.detach();
+        }
         let point = self.mount_point();
         if !mounts::is_mounted(&point)? {
             return Ok(());
@@ -391,10 +420,11 @@ pub fn begun(root: &Path) -> io::Result<Vec<Image>> {
     Ok(found)
 }
 
-/// All volumes below the root that are mounted.
+/// All volumes below the root that are mounted, or attached.
 pub fn mounted(root: &Path) -> io::Result<Vec<Image>> {
     let points = mounts::below(root)?;
-    Ok(points.iter().filter_map(|point| Image::behind(root, &point.join("data"))).collect())
+    let mounted = points.iter().filter_map(|point| Image::behind(root, &point.join("data")));
+    Ok(mounted.chain(block::attached(root)?).collect())
 }
 
 /// What an image for a volume of this size is large, in bytes.
@@ -409,11 +439,15 @@ fn make_file_system(file: &Path) -> Result<(), VolumeError> {
     run("mkfs.ext4", &[&arguments[..], &sparse[..]].concat(), file, 0)
 }
 
+/// Where a program of the system's is.
+pub(super) fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var("PATH").map_or_else(|_| SYSTEM_PATH.to_owned(), |path| format!("{path}:{SYSTEM_PATH}"));
+    std::env::split_paths(&path).map(|dir| dir.join(name)).find(|program| program.is_file())
+}
+
 /// Runs one of e2fsprogs on a file; exit codes above `fine` are errors.
 fn run(name: &str, arguments: &[&str], file: &Path, fine: i32) -> Result<(), VolumeError> {
-    let path = std::env::var("PATH").map_or_else(|_| SYSTEM_PATH.to_owned(), |path| format!("{path}:{SYSTEM_PATH}"));
-    let program = std::env::split_paths(&path).map(|dir| dir.join(name)).find(|program| program.is_file());
-    let Some(program) = program else {
+    let Some(program) = program(name) else {
         return Err(VolumeError::Refused(format!(
             "this node has no {name} (package e2fsprogs), which volumes need to keep their size; install it, or use a \
                 StorageClass with the \

@@ -299,3 +299,54 @@ fn v4_v7_v10_kill_9_at_any_moment_of_making_growing_and_unmounting_loses_nothing
         }
     });
 }
+
+/// Lets a device go, whatever becomes of the test.
+struct Attached(Image);
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        let _ = self.0.unmount();
+    }
+}
+
+#[test]
+fn v7_v10_a_block_device_keeps_its_number_and_its_size_until_it_is_let_go() {
+    alone(|base| {
+        let image = image(base, "pvc-1");
+        let _attached = Attached(image.clone());
+        image.ensure_block(16 * MIB, false).unwrap();
+        let path = device_of(&image).unwrap();
+        let size = || super::super::block::size(&path).unwrap();
+        assert_eq!(size(), 16 * MIB);
+        let write = OpenOptions::new().write(true).open(&path).and_then(|mut device| {
+            device.write_all(b"ada")?;
+            device.sync_all()
+        });
+        write.unwrap();
+        // Nobody has it open; it stays what it is, for an agent that comes later (V7).
+        let number = image.attach().unwrap();
+        image.ensure_block(32 * MIB, true).unwrap();
+        assert_eq!((image.attach().unwrap(), size()), (number, 32 * MIB));
+        let root = base.join("volumes");
+        assert_eq!(super::mounted(&root).unwrap().len(), 1);
+        // No file system is ever made of it, and none is taken for it.
+        assert!(image.ensure(16 * MIB, true).is_err());
+        let other = super::tests::image(base, "pvc-2");
+        other.ensure(16 * MIB, false).unwrap();
+        assert!(other.attach().is_err());
+        other.unmount().unwrap();
+
+        image.unmount().unwrap();
+        assert_eq!((device_of(&image), super::mounted(&root).unwrap().len()), (None, 0));
+        image.ensure_block(32 * MIB, true).unwrap();
+        let mut read = [0; 3];
+        io::Read::read_exact(&mut File::open(device_of(&image).unwrap()).unwrap(), &mut read).unwrap();
+        assert_eq!(&read, b"ada", "V4");
+        // Where its data is gone no empty one takes its place (V5).
+        image.unmount().unwrap();
+        fs::remove_file(image.file()).unwrap();
+        assert!(image.ensure_block(32 * MIB, true).unwrap_err().to_string().contains("refusing to start"));
+        image.delete().unwrap();
+        assert!(!image.dir.exists());
+    });
+}
