@@ -99,8 +99,8 @@ fn look(root: &Path, path: &str) -> io::Result<Looked> {
         inside => {
             let inside = safe_path::plain(inside).map_err(|_| missing())?;
             safe_path::open_within(&folder, inside, OFlag::O_PATH).map_err(|error| match error.raw_os_error() {
-                // Out of the folder, through what is no folder, in a circle.
-                Some(libc::EXDEV | libc::ENOTDIR | libc::ELOOP | libc::ENAMETOOLONG) => missing(),
+                // Out of the folder, through what is no folder, in a circle, by what is no name.
+                Some(libc::EXDEV | libc::ENOTDIR | libc::ELOOP | libc::ENAMETOOLONG | libc::EINVAL) => missing(),
                 _ => error,
             })?
         }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use mainstay_api::{kinds, object};
-use mainstay_node::kubelet::PodContext;
+use mainstay_node::kubelet::{Kubelet, PodContext};
 use serde_json::{Value, json};
 
 use crate::testbed::{Instance, NODE, Testbed, mount};
@@ -28,6 +28,18 @@ async fn pod(testbed: &Testbed, of: &Instance, security: Value) -> PodContext {
     testbed.pod(of, json!({ "spec": { "containers": [container] } })).await
 }
 
+/// As [`Testbed::container`]; what it said is without the log's marks.
+async fn run(
+    testbed: &Testbed,
+    kubelet: &Kubelet,
+    context: &PodContext,
+    script: &str,
+) -> Result<(i32, String), String> {
+    let (code, said) = testbed.container(kubelet, context, script).await?;
+    let lines: Vec<&str> = said.lines().map(|line| line.splitn(3, ' ').nth(2).unwrap_or_default()).collect();
+    Ok((code, lines.join("\n")))
+}
+
 #[test]
 fn v4_v7_x6_a_claims_device_is_its_pods_and_no_other() {
     let testbed = Testbed::new("block");
@@ -39,24 +51,24 @@ fn v4_v7_x6_a_claims_device_is_its_pods_and_no_other() {
         let (first, beside) = (pod(&testbed, &instance, json!({})).await, pod(&testbed, &other, json!({})).await);
         mount(&kubelet, &first).await.unwrap();
         mount(&kubelet, &beside).await.unwrap();
-        let (code, said) = testbed.container(&kubelet, &first, &format!("{WRITE}; {LOOK}")).await.unwrap();
+        let (code, said) = run(&testbed, &kubelet, &first, &format!("{WRITE}; {LOOK}")).await.unwrap();
         assert_eq!(code, 0, "{said}");
         let lines: Vec<&str> = said.lines().collect();
         assert_eq!((lines[0], lines[2], lines[3]), ("written", "16777216", "ada"), "{said}");
         let number = lines[1].split_once(' ').unwrap();
         assert_eq!(number.1, "660 0:0");
         // The neighbour's number is nobody else's, whatever node of it a container makes (X6).
-        let (_, theirs) = testbed.container(&kubelet, &beside, LOOK).await.unwrap();
+        let (_, theirs) = run(&testbed, &kubelet, &beside, LOOK).await.unwrap();
         let minor = i64::from_str_radix(theirs.split_once(' ').unwrap().0.split_once(':').unwrap().1, 16).unwrap();
         let try_it = format!("mknod /other b 7 {minor} && (head -c 3 /other >/dev/null && echo read; true)");
-        let (_, said) = testbed.container(&kubelet, &first, &try_it).await.unwrap();
+        let (_, said) = run(&testbed, &kubelet, &first, &try_it).await.unwrap();
         assert!(!said.contains("\nread") && !said.starts_with("read"), "{said}");
 
         // An agent that comes after a crash finds it as it was, and lets nothing of it go (V7).
         let restarted = testbed.agent.start();
         restarted.volumes.release_unused().await.unwrap();
         mount(&restarted, &first).await.unwrap();
-        let (_, said) = testbed.container(&restarted, &first, LOOK).await.unwrap();
+        let (_, said) = run(&testbed, &restarted, &first, LOOK).await.unwrap();
         assert_eq!(said.lines().next().unwrap().split_once(' ').unwrap().0, number.0, "V7");
         assert_eq!(said.lines().last(), Some("ada"), "V4");
         for of in [&first, &beside] {
@@ -67,15 +79,14 @@ fn v4_v7_x6_a_claims_device_is_its_pods_and_no_other() {
         // Its user's node; and what may only be read is not written.
         let user = pod(&testbed, &instance, json!({ "runAsUser": 1000, "runAsGroup": 2000 })).await;
         mount(&restarted, &user).await.unwrap();
-        let (_, said) = testbed.container(&restarted, &user, &format!("{LOOK}; {WRITE}")).await.unwrap();
+        let (_, said) = run(&testbed, &restarted, &user, &format!("{LOOK}; {WRITE}")).await.unwrap();
         assert!(said.contains("660 1000:2000") && said.ends_with("written"), "{said}");
         restarted.volumes.unmount_pod(&user.uid).await.unwrap();
         let mut read_only = claim_of(&instance);
         read_only.volume["persistentVolumeClaim"]["readOnly"] = json!(true);
         let reader = pod(&testbed, &read_only, json!({})).await;
         mount(&restarted, &reader).await.unwrap();
-        let (_, said) =
-            testbed.container(&restarted, &reader, &format!("{LOOK}; {WRITE} || echo refused")).await.unwrap();
+        let (_, said) = run(&testbed, &restarted, &reader, &format!("{LOOK}; {WRITE} || echo refused")).await.unwrap();
         assert!(said.contains("\nada\n") && said.ends_with("refused"), "{said}");
         restarted.volumes.unmount_pod(&reader.uid).await.unwrap();
 
@@ -117,7 +128,7 @@ fn v5_a_local_volume_may_be_a_device() {
         let instance = claim(&testbed, "raw", "raw").await;
         let raw = pod(&testbed, &instance, json!({})).await;
         mount(&kubelet, &raw).await.unwrap();
-        let (_, said) = testbed.container(&kubelet, &raw, &format!("{WRITE}; {LOOK}")).await.unwrap();
+        let (_, said) = run(&testbed, &kubelet, &raw, &format!("{WRITE}; {LOOK}")).await.unwrap();
         assert!(said.ends_with("67108864\nada"), "{said}");
         kubelet.volumes.unmount_pod(&raw.uid).await.unwrap();
 
@@ -139,7 +150,7 @@ fn v5_a_local_volume_may_be_a_device() {
         let (_, said) = {
             let reader = testbed.pod(&files, json!({})).await;
             mount(&kubelet, &reader).await.unwrap();
-            let said = testbed.container(&kubelet, &reader, "cat /v/row").await.unwrap();
+            let said = run(&testbed, &kubelet, &reader, "cat /v/row").await.unwrap();
             kubelet.volumes.unmount_pod(&reader.uid).await.unwrap();
             said
         };
