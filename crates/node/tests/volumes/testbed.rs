@@ -398,6 +398,7 @@ impl Drop for Testbed {
     fn drop(&mut self) {
         // Only then may the world be removed with what is in it.
         mounts::unmount_below(&self.agent.dir).unwrap();
+        let _ = mainstay_node::volumes::image::detach_all(&self.agent.dir.join("volumes"));
     }
 }
 
