@@ -165,6 +165,7 @@ fn v10_a_nodes_room_is_what_it_says_less_what_was_promised() {
         ("plain", 50, json!({SIZE: "none"}), tied("n1")),
         ("zone-a", 5, json!({SIZE: "image"}), zone("a")),
         ("zone-b", 7, json!({SIZE: "image"}), zone("b")),
+        ("anywhere", 20, json!({}), json!({})),
         ("elsewhere", 11, json!({SIZE: "image"}), tied("n2")),
     ] {
         let volume = json!({"kind": "PersistentVolume", "metadata": {"name": name, "annotations": annotations},

@@ -222,4 +222,15 @@ fn attributes_that_nobody_can_change_are_infeasible_and_their_class_is_kept() {
         world.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "gold")["status"]["currentVolumeAttributesClassName"],
         "gold"
     );
+
+    // V2: a volume that has it keeps it, also when it is no claim's any more.
+    world.put(json!({"kind": "VolumeAttributesClass", "metadata": {"name": "gold"}, "driverName": BUILT_IN[0]}));
+    settle(&mut world);
+    world.remove(&kinds::PERSISTENT_VOLUME_CLAIM, &ObjectKey::new("default", "gold"));
+    world.delete(&kinds::VOLUME_ATTRIBUTES_CLASS, "", "gold", None);
+    settle(&mut world);
+    assert!(world.get(&kinds::VOLUME_ATTRIBUTES_CLASS, "", "gold")["metadata"]["deletionTimestamp"].is_string());
+    world.remove(&kinds::PERSISTENT_VOLUME, &ObjectKey::new("", "golden"));
+    settle(&mut world);
+    assert!(world.get(&kinds::VOLUME_ATTRIBUTES_CLASS, "", "gold").is_null());
 }
