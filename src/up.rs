@@ -13,7 +13,7 @@ use mainstay_cli::args::{NodeArgs, UpArgs};
 use mainstay_client::{Client, Config, Informer, ListOptions, Notice, Rotating};
 use mainstay_node::join::{self, Member, Settings};
 use mainstay_node::kubelet::pressure;
-use mainstay_node::network::{Between, Cidr};
+use mainstay_node::network::{Between, Cidr, POD_BRIDGE};
 use mainstay_node::{EvictionPolicy, Fencing, LEASE_SECONDS};
 
 /// The name of the image that the binary makes from itself.
@@ -77,9 +77,6 @@ pub fn run(args: &UpArgs) -> Result<()> {
         say!("mainstay: kubeconfig   export KUBECONFIG={}", kubeconfig.display());
         if let Some(other) = mainstay_server::kubeconfig::other_context(kubeconfig) {
             say!("mainstay: kubeconfig   its present context is {other:?}: this cluster's is `--context mainstay`");
-        }
-        if let Some(why) = crate::server::unreached(&args.server) {
-            tell!("mainstay: {why}");
         }
         let servers = async {
             match served.server.api.store.is_shared() {
@@ -195,7 +192,11 @@ async fn serve(args: &UpArgs, begun: Instant) -> Result<Served> {
     };
     let is_old = crate::instance::was_here(&args.data_dir);
     let node_name = own_name(args)?;
-    let local = mainstay_server::LocalNode { name: node_name.clone(), addresses: vec![IpAddr::V4(node_ip)] };
+    // Pods come by their bridge, whose address follows from the range that this node had, or is to have.
+    let known = join::own_node(&args.data_dir)?.filter(|_| !args.server.new_cluster);
+    let range = known.and_then(|own| Cidr::parse(&own.pod_cidr)).unwrap_or(first_range);
+    let pods = range.at(1).filter(|_| crate::server::unreached(&args.server).is_some());
+    let local = mainstay_server::LocalNode { name: node_name.clone(), addresses: vec![IpAddr::V4(node_ip)], pods };
     // The node speaks to its own server before it has a pod network.
     mainstay_node::network::raise_loopback()?;
     let server = crate::server::start(&args.data_dir, &args.server, Some(local), node_ip).await?;
@@ -263,7 +264,12 @@ async fn start_node(args: &UpArgs, served: &Served) -> Result<mainstay_node::Run
     let fencing = if args.server.store.is_shared() { Fencing::ByDefault } else { Fencing::Off };
     let mut config = node_config(&args.data_dir, &args.node, &member, client.clone(), serving, machine, fencing)?;
     config.store = crate::server::etcd_members(&args.server.store)?;
-    Ok(mainstay_node::start(config).await?)
+    let bridge = Cidr::parse(&config.pod_cidr).and_then(|range| range.at(1));
+    let node = mainstay_node::start(config).await?;
+    if let Some(address) = bridge {
+        server.serve_pods(address, POD_BRIDGE, mainstay_node::network::link_index).await;
+    }
+    Ok(node)
 }
 
 /// The name that this machine's Node has, or is to have: its pods, volumes and certificates are found by it, so that a

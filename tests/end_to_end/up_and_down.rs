@@ -45,6 +45,85 @@ fn a_restart_adopts_and_down_leaves_nothing() {
     assert_eq!(cluster.left_over(), Vec::<String>::new());
 }
 
+/// X5, N4: a server that listens on the loopback alone is there for this machine's pods, by their bridge's address, and
+/// for what runs on the machine's own network; not for whoever comes by another link, whatever address that one asks.
+#[test]
+fn x5_n4_pods_reach_an_api_on_the_loopback_and_other_machines_do_not() {
+    let mut cluster = Cluster::new();
+    cluster.load(&["busybox"]);
+    cluster.apply(POD);
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/sleeper", "--timeout=60s"]);
+    let authority = cluster.folder().join("ca.crt");
+    let stored = cluster.field("configmap/kube-root-ca.crt", "{.data.ca\\.crt}");
+    std::fs::write(&authority, stored).expect("written");
+    let asked = |mut curl: std::process::Command, host: &str, url: &str| -> String {
+        curl.args(["-s", "-m", "5", "--noproxy", "*", "--resolve", host, "-w", " %{http_code}", "--cacert"]);
+        let output = curl.arg(&authority).arg(url).output().expect("curl");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let service = ("kubernetes.default.svc:443:10.96.0.1", "https://kubernetes.default.svc/readyz");
+    let bridge = ("-kubernetes:443", "https://10.244.0.1:6443/readyz");
+    let is_reached = |cluster: &Cluster| {
+        for (host, url) in [service, bridge] {
+            for who in ["a pod", "the machine"] {
+                cluster.eventually(&format!("{who} reaches {url}"), || {
+                    let curl = match who {
+                        "a pod" => cluster.in_network_of("sleeper", "curl"),
+                        _ => cluster.inside("curl"),
+                    };
+                    asked(curl, host, url) == "ok 200"
+                });
+            }
+        }
+    };
+    is_reached(&cluster);
+
+    // Another machine, which sends what is for the bridge's address to this one.
+    let mut other = std::process::Command::new("unshare")
+        .args(["--net", "sleep", "1000"])
+        .stdin(std::process::Stdio::null())
+        .spawn()
+        .expect("unshare");
+    let far = other.id().to_string();
+    let own = format!("/proc/{far}/ns/net");
+    let host = std::fs::read_link("/proc/self/ns/net").expect("a namespace");
+    cluster.eventually("the other machine is there", || std::fs::read_link(&own).is_ok_and(|at| at != host));
+    let run = |mut command: std::process::Command, words: &str| {
+        let output = command.args(words.split_whitespace()).output().expect("run");
+        assert!(output.status.success(), "{words}: {}", text(&output));
+    };
+    let there = |program: &str| {
+        let mut command = std::process::Command::new("nsenter");
+        command.args(["--net", "-t", &far, "--", program]).stdin(std::process::Stdio::null());
+        command
+    };
+    run(cluster.inside("ip"), &format!("link add outer type veth peer name far netns {far}"));
+    run(cluster.inside("ip"), "address add 192.0.2.1/24 dev outer");
+    run(cluster.inside("ip"), "link set outer up");
+    run(there("ip"), "address add 192.0.2.2/24 dev far");
+    run(there("ip"), "link set far up");
+    run(there("ip"), "route add 10.0.0.0/8 via 192.0.2.1");
+    // The way there is open: the pods' bridge answers on another port, with a refusal.
+    let refused = there("curl").args(["-s", "-m", "5", "http://10.244.0.1:6444/"]).status().expect("curl");
+    assert_eq!(refused.code(), Some(7), "nobody listens there");
+    for url in ["https://192.0.2.1:6443/readyz", "https://10.244.0.1:6443/readyz"] {
+        assert_eq!(asked(there("curl"), bridge.0, url).trim(), "000", "{url}");
+    }
+    other.kill().expect("killed");
+    other.wait().expect("reaped");
+
+    // Also after a crash, and when somebody has taken the bridge away.
+    cluster.kill9();
+    cluster.up();
+    is_reached(&cluster);
+    run(cluster.inside("ip"), "link del mst-pods");
+    is_reached(&cluster);
+    cluster.stop();
+    let down = cluster.mainstay(&["down", "--data-dir"]).arg(cluster.data_dir()).output().expect("run");
+    assert!(down.status.success(), "{}", text(&down));
+    assert_eq!(cluster.left_over(), Vec::<String>::new());
+}
+
 /// A folder that no instance worked in is a stranger's; and a cluster that runs is not cleared away below itself, also
 /// where its process id is lost.
 #[test]

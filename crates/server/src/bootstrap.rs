@@ -36,6 +36,8 @@ pub struct About {
     pub pod_network: String,
     /// Whether other servers may share the store.
     pub is_shared: bool,
+    /// Where pods reach a server that is on the loopback alone.
+    pub pods: Option<SocketAddr>,
 }
 
 /// Whether endpoints may have this address.
@@ -44,13 +46,18 @@ fn is_endpoint(address: IpAddr) -> bool {
 }
 
 /// Where the API is reached, for pods and for nodes. All are on the port of the first.
-pub fn publish_servers(batch: &mut Batch<'_>, servers: &[SocketAddr]) -> Result<(), Status> {
+pub fn publish_servers(
+    batch: &mut Batch<'_>,
+    servers: &[SocketAddr],
+    pods: Option<SocketAddr>,
+) -> Result<(), Status> {
     let port = servers.first().map(SocketAddr::port);
     let servers: Vec<SocketAddr> =
         servers.iter().filter(|at| is_endpoint(at.ip()) && Some(at.port()) == port).copied().collect();
     let list: Vec<String> = servers.iter().map(SocketAddr::to_string).collect();
     let data = json!({ "metadata": { "name": SETTINGS }, "data": { "servers": list.join(",") } });
     replace_data(batch, "kube-system", data)?;
+    let servers = if servers.is_empty() { pods.into_iter().collect() } else { servers };
     if servers.is_empty() {
         return Ok(());
     }
@@ -178,7 +185,7 @@ pub fn bootstrap(batch: &mut Batch<'_>, advertise: SocketAddr, about: &About) ->
         ensure(batch, &kinds::ENDPOINTS, "default", endpoints(&[advertise]))?;
         ensure(batch, &kinds::ENDPOINT_SLICE, "default", endpoint_slice(&[advertise]))?;
     } else {
-        publish_servers(batch, &[advertise])?;
+        publish_servers(batch, &[advertise], about.pods)?;
     }
     Ok(done(authorize::policy::reconcile(batch) && flows(batch) && is_claimed))
 }

@@ -32,6 +32,7 @@ mod metrics;
 pub mod offline;
 mod origin;
 pub mod pki;
+mod pods;
 mod presence;
 mod renewal;
 mod sealed;

@@ -280,7 +280,7 @@ pub async fn publish(api: Api, own: SocketAddr, mut stop: watch::Receiver<bool>)
         alive.sort();
         if alive != published {
             let write = |batch: &mut api::Batch<'_>| {
-                bootstrap::publish_servers(batch, &alive)?;
+                bootstrap::publish_servers(batch, &alive, None)?;
                 Ok(Outcome { code: 200, body: Body::Value(Value::Null) })
             };
             match api.write(false, write).await {

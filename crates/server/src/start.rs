@@ -1,8 +1,8 @@
 //! Starting and stopping a server.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mainstay_api::schema::yaml;
@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::aggregation::{Services, availability};
-use crate::api::{Allocated, Api, Batch, Cidr, Env, Served, Settings, Tokens};
+use crate::api::{Allocated, Api, Batch, Body, Cidr, Env, Outcome, Served, Settings, Tokens};
 use crate::audit;
 use crate::auth::config::{Authentication, StaticTokens};
 use crate::auth::oidc::Issuers;
@@ -35,6 +35,7 @@ use crate::kubeconfig::{Refused, WriteError};
 use crate::leadership::Candidate;
 use crate::metrics::Collector;
 use crate::pki::{self, Durable, Identity, Pki, PkiError};
+use crate::pods::{self, LinkIndex};
 use crate::presence::Kubeconfigs;
 use crate::renewal::{ADMIN, Issued, Renewal, Source};
 use crate::{bootstrap, driver, identity, kubeconfig, metrics, origin, presence, sealed};
@@ -89,6 +90,9 @@ pub struct LocalNode {
     pub name: String,
     /// Its addresses, for its kubelet's certificate.
     pub addresses: Vec<IpAddr>,
+    /// The address of its pods' bridge, where they are to reach a server that is on the loopback alone
+    /// ([`Running::serve_pods`]).
+    pub pods: Option<Ipv4Addr>,
 }
 
 /// Files by which a server is told who may come in and what is recorded, and one that it writes; all may be absent.
@@ -280,15 +284,57 @@ pub struct Running {
     pub freed: Arc<tokio::sync::Notify>,
     closing: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
+    doors: Doors,
+}
+
+/// What it takes to answer elsewhere, too.
+struct Doors {
+    server: Arc<Server>,
+    tls: Arc<rustls::ServerConfig>,
+    health: Health,
+    /// Where pods are told to reach the server, if it has a door of its own for them.
+    pods: Option<SocketAddr>,
+    open: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Running {
     /// Stops listening, lets requests under way finish, and closes the store. Containers are not the server's.
     pub async fn shutdown(self) {
         self.closing.send_replace(true);
-        for task in self.tasks {
+        let doors = self.doors.open.into_inner().unwrap_or_else(PoisonError::into_inner);
+        for task in self.tasks.into_iter().chain(doors) {
             if let Err(error) = task.await {
                 tracing::error!(%error, "a part of the server had panicked");
+            }
+        }
+    }
+}
+
+impl Running {
+    /// Answers pods at their bridge's address, too, where the server was started with one: by the `bridge` alone, and
+    /// what runs on this machine's own network. To be called when the node has its network; `address` is the bridge's
+    /// own. Does nothing where pods reach the server anyway, or the second time.
+    pub async fn serve_pods(&self, address: Ipv4Addr, bridge: &'static str, index: LinkIndex) {
+        let Doors { server, tls, health, pods: known, open } = &self.doors;
+        let Some(known) = *known else { return };
+        let address = SocketAddr::new(address.into(), known.port());
+        for (name, link) in [("serving pods", bridge), ("serving this machine", pods::LOOPBACK)] {
+            let (server, tls, closing) = (server.clone(), tls.clone(), self.closing.subscribe());
+            let serve = move || pods::serve(server.clone(), tls.clone(), address, link, index);
+            let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+            if open.len() < 2 {
+                open.push(tokio::spawn(keep_until(health.clone(), name, closing, serve)));
+            }
+        }
+        if address != known {
+            // The node was given another range than it was to have; the certificate names its bridge from the next
+            // start on.
+            let publish = |batch: &mut Batch<'_>| {
+                bootstrap::publish_servers(batch, &[], Some(address))?;
+                Ok(Outcome { code: 200, body: Body::Value(serde_json::Value::Null) })
+            };
+            if let Err(status) = self.api.write(false, publish).await {
+                tracing::error!(error = status.message, "pods are told of another address than that of their bridge");
             }
         }
     }
@@ -372,7 +418,11 @@ async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartErr
     let advertise = SocketAddr::new(config.advertise.unwrap_or(addr.ip()), addr.port());
     let pki = Arc::new(open_pki(config, &store, &found, &env, now).await?);
     made_with.ca = pki.ca_hash()?;
-    let names = serving_names(config, &service_cidr, advertise.ip(), addr.ip());
+    let is_alone = addr.ip().is_loopback() && advertise.ip().is_loopback();
+    let pods = config.node.as_ref().and_then(|node| node.pods).filter(|_| is_alone);
+    let pods = pods.map(|address| SocketAddr::new(address.into(), addr.port()));
+    let mut names = serving_names(config, &service_cidr, advertise.ip(), addr.ip());
+    names.extend(pods.map(|pods| pods.ip().to_string()));
     let node = config.node.as_ref().map(|node| {
         let addresses = node.addresses.iter().map(IpAddr::to_string);
         let others = [node.name.clone(), "127.0.0.1".to_owned(), "localhost".to_owned()];
@@ -423,6 +473,7 @@ async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartErr
         domain: config.cluster_domain.clone(),
         pod_network: config.pod_network.clone(),
         is_shared: api.store.is_shared(),
+        pods,
     };
     origin::note(&api.store, &made_with).await?;
     let first = |batch: &mut Batch<'_>| bootstrap::bootstrap(batch, advertise, &about);
@@ -466,6 +517,8 @@ async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartErr
     });
     let ca_pem = pki.ca_pem().to_owned();
     let (listener, tls) = (Arc::new(listener), Arc::new(tls));
+    let open = Mutex::default();
+    let doors = Doors { server: server.clone(), tls: tls.clone(), health: health.clone(), pods, open };
     let candidate = Candidate { api: api.clone(), id: presence::id(advertise) };
     let adapters = extensions.clone();
     let work = move |api: Api, stop: watch::Receiver<bool>| {
@@ -519,7 +572,7 @@ async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartErr
             move || candidate.clone().run(is_closing.clone(), work.clone())
         })),
     ];
-    Ok(Running { addr, cluster, ca_pem, admin, node, dns_address, api, freed, closing, tasks })
+    Ok(Running { addr, cluster, ca_pem, admin, node, dns_address, api, freed, closing, tasks, doors })
 }
 
 /// The keys: the folder's, or those that the servers of a store in etcd share.

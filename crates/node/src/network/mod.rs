@@ -227,6 +227,11 @@ pub fn raise_loopback() -> Result<(), NetworkError> {
     Ok(())
 }
 
+/// The number of a link of this network namespace; `None` where there is none of that name, or the kernel does not say.
+pub fn link_index(name: &str) -> Option<u32> {
+    Links::open().and_then(|mut links| links.index(name)).ok().flatten()
+}
+
 /// What all pods need: the bridge, the Services' link, and the way to them. Gives both links. Idempotent.
 fn base(links: &mut Links, config: &NetworkConfig) -> Result<(u32, u32), NetworkError> {
     let gateway = config.gateway();

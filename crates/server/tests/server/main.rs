@@ -29,7 +29,7 @@ fn config(data_dir: &Path) -> ServerConfig {
         pod_network: "routes".into(),
         etcd: None,
         seal: None,
-        node: Some(LocalNode { name: "n1".into(), addresses: vec![[127, 0, 0, 1].into()] }),
+        node: Some(LocalNode { name: "n1".into(), addresses: vec![[127, 0, 0, 1].into()], pods: None }),
         cluster: Expected::default(),
         new_keys: false,
     }
