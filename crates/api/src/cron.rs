@@ -258,7 +258,7 @@ fn descriptor(text: &str) -> Result<Rule, String> {
         "@hourly" => fields("0 * * * *"),
         _ => match text.strip_prefix("@every ") {
             Some(period) => {
-                let seconds = duration(period)
+                let seconds = whole_seconds(period)
                     .ok_or_else(|| format!("failed to parse duration {text}: time: invalid duration {period:?}"))?;
                 Ok(Rule::Every(SignedDuration::from_secs(seconds.max(1))))
             }
@@ -268,7 +268,16 @@ fn descriptor(text: &str) -> Result<Rule, String> {
 }
 
 /// Whole seconds of a duration as Go writes them: `1h30m`, `90s`.
-fn duration(text: &str) -> Option<i64> {
+fn whole_seconds(text: &str) -> Option<i64> {
+    seconds(text).map(|seconds| seconds as i64)
+}
+
+/// A duration as Go writes them.
+pub fn duration(text: &str) -> Option<std::time::Duration> {
+    std::time::Duration::try_from_secs_f64(seconds(text)?).ok()
+}
+
+fn seconds(text: &str) -> Option<f64> {
     let mut rest = text;
     let mut total = 0.0_f64;
     while !rest.is_empty() {
@@ -280,7 +289,7 @@ fn duration(text: &str) -> Option<i64> {
         rest = unit.get(name.len()..)?;
     }
     // Far beyond any schedule, and exact in a double.
-    (!text.is_empty() && total.is_finite() && total < 1e12).then_some(total as i64)
+    (!text.is_empty() && total.is_finite() && total < 1e12).then_some(total)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ mod believed;
 mod config;
 mod connections;
 mod exec;
+pub mod grpc;
 mod hedging;
 mod informer;
 mod list_watch;

@@ -10,22 +10,38 @@
 //! What a provider seals is opened by that provider's keys alone, and a value that is damaged, or another row's, by
 //! none.
 //!
-//! Differs: `kms` is refused in words, and so are keys of 24 bytes for `aesgcm`. Upstream's `secretbox` and `aescbc`
+//! `kms` v2 ([`kms`]) asks a plugin. Where that is away when the server starts, it starts all the same: rows that the
+//! plugin has to open stay sealed in memory, too, so reading them is an error (500), nothing removes or changes them
+//! (A10), and `/readyz/kms-providers` says it; once the plugin answers they are opened, each by a write of what it is.
+//! In memory everything is plain, so a plugin that goes away later keeps nobody from reading.
+//!
+//! Differs: `kms` v1 is refused in words, and so are keys of 24 bytes for `aesgcm`. A plugin that is not well is said
+//! by `/readyz` alone, not by `/livez`. Upstream's `secretbox` and `aescbc`
 //! take a value from one row into another, and `aescbc` does not notice a change: here both are taken only for the
 //! object that the row is named after. Who can write to the disk and knows what stands there may still change what
 //! `aescbc` has sealed: `aesgcm` and `secretbox` are what to use. Upstream writes a row anew only when its object is
 //! written.
 
 mod ciphers;
+mod kms;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use ciphers::{Algorithm, Cipher};
+use kms::{Closed, Kms};
 use mainstay_api::schema::yaml;
-use mainstay_store::{Opened, SEALED_PREFIX, Seal};
+use mainstay_store::{Entry, Expect, Op, Opened, SEALED_PREFIX, Seal, Store, Txn};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde::Deserialize;
+use tokio::sync::watch;
+
+use crate::api::codec;
 
 /// Resources and providers in a file, at most.
 const MAX_ENTRIES: usize = 256;
@@ -36,6 +52,10 @@ pub struct Encryption {
     file: String,
     rules: Vec<Rule>,
     random: SystemRandom,
+    /// Those of all rules.
+    plugins: Vec<Arc<Kms>>,
+    /// Whether there may be rows that a plugin has yet to open.
+    is_closed: AtomicBool,
 }
 
 impl std::fmt::Debug for Encryption {
@@ -60,6 +80,7 @@ struct Resource {
 
 enum Provider {
     Sealed(Algorithm, Vec<Key>),
+    Kms(Arc<Kms>),
     Identity,
 }
 
@@ -85,6 +106,19 @@ struct FileRule {
 #[derive(Deserialize)]
 struct FileKeys {
     keys: Vec<FileKey>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct FileKms {
+    #[serde(default)]
+    api_version: String,
+    #[serde(default)]
+    name: String,
+    #[serde(default)]
+    endpoint: String,
+    timeout: Option<String>,
+    cachesize: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -125,8 +159,93 @@ impl Encryption {
         if parsed.resources.is_empty() || parsed.resources.len() > MAX_ENTRIES {
             return Err(format!("resources: from 1 to {MAX_ENTRIES} entries are needed"));
         }
-        let rules = parsed.resources.iter().map(Rule::of).collect::<Result<_, _>>()?;
-        Ok(Self { file: file.to_owned(), rules, random: SystemRandom::new() })
+        let rules = parsed.resources.iter().map(Rule::of).collect::<Result<Vec<_>, _>>()?;
+        let providers = rules.iter().flat_map(|rule| &rule.providers);
+        let plugins: Vec<Arc<Kms>> = providers.filter_map(Provider::plugin).cloned().collect();
+        let again = |at: usize| plugins.iter().take(at).any(|other| other.name == plugins[at].name);
+        if let Some(at) = (0..plugins.len()).find(|at| again(*at)) {
+            return Err(format!("kms: the name {:?} is given twice", plugins[at].name));
+        }
+        let (random, is_closed) = (SystemRandom::new(), AtomicBool::new(false));
+        Ok(Self { file: file.to_owned(), rules, random, plugins, is_closed })
+    }
+
+    /// Whether there are plugins.
+    pub fn has_plugins(&self) -> bool {
+        !self.plugins.is_empty()
+    }
+
+    /// What is wrong with plugins, or with rows that they have yet to open.
+    pub fn trouble(&self) -> Option<String> {
+        let wrong = self.plugins.iter().find_map(|plugin| plugin.trouble());
+        let closed = "stored objects wait for their KMS provider to decrypt them";
+        wrong.or_else(|| self.is_closed.load(Ordering::Relaxed).then(|| closed.to_owned()))
+    }
+
+    /// Asks every plugin how it is. Gives whether all are well.
+    pub async fn check(&self) -> bool {
+        let mut are_well = true;
+        for plugin in &self.plugins {
+            are_well &= plugin.check(&self.random).await;
+        }
+        are_well
+    }
+
+    /// Asks plugins again and again, and opens what they could not open when the store was opened.
+    pub async fn keep(self: Arc<Self>, store: Store, mut closing: watch::Receiver<bool>) {
+        loop {
+            let are_well = self.check().await;
+            if are_well && self.is_closed.load(Ordering::Relaxed) && self.open_closed(&store).await {
+                self.is_closed.store(false, Ordering::Relaxed);
+            }
+            let is_done = are_well && !self.is_closed.load(Ordering::Relaxed);
+            tokio::select! {
+                () = tokio::time::sleep(if is_done { kms::WELL } else { kms::UNWELL }) => {}
+                _ = closing.wait_for(|closing| *closing) => return,
+            }
+        }
+    }
+
+    /// Writes what stayed sealed as what it is. Gives whether nothing is left.
+    async fn open_closed(self: &Arc<Self>, store: &Store) -> bool {
+        let look = {
+            let store = store.clone();
+            move || store.range(b"", None, usize::MAX, None).map(|page| page.entries)
+        };
+        let Ok(Ok(entries)) = tokio::task::spawn_blocking(look).await else { return false };
+        let closed = entries.into_iter().filter(|entry| entry.value.starts_with(SEALED_PREFIX));
+        let mut is_all = true;
+        for entry in closed {
+            let encryption = self.clone();
+            let opened = tokio::task::spawn_blocking(move || encryption.reopened(entry)).await;
+            let (key, why) = match opened {
+                Ok(Ok(Some((key, txn)))) => match store.commit(txn).await {
+                    Ok(_) => continue,
+                    Err(error) => (key, error.to_string()),
+                },
+                Ok(Ok(None)) => {
+                    is_all = false;
+                    continue;
+                }
+                Ok(Err(failed)) => failed,
+                Err(_) => return false,
+            };
+            is_all = false;
+            tracing::error!(key, why, "a stored object could not be decrypted");
+        }
+        is_all
+    }
+
+    /// The write that makes a row plain in memory; `None` where it still cannot be opened.
+    fn reopened(&self, entry: Entry) -> Result<Option<(String, Txn)>, (String, String)> {
+        let key = String::from_utf8_lossy(&entry.key).into_owned();
+        let failed = |why: String| (key.clone(), why);
+        let opened = self.open(&entry.key, &entry.value).map_err(failed)?;
+        let Some(plain) = opened.value else { return Ok(None) };
+        let mut object = codec::decode(&plain).map_err(|status| failed(status.message))?;
+        let value = codec::encode(&mut object).map_err(|status| failed(status.message))?;
+        let expect = vec![(entry.key.clone(), Expect::Unchanged(entry.revision))];
+        Ok(Some((key.clone(), Txn { expect, ops: vec![Op::Put { key: entry.key, value }] })))
     }
 
     /// The rule of a store's key, `/<group or "core">/<plural>/…`; `None` where nothing is encrypted.
@@ -161,10 +280,11 @@ impl Provider {
         let mut entries = entry.iter();
         match (entries.next(), entries.next()) {
             (Some((name, _)), None) if name == "identity" => Ok(Self::Identity),
+            (Some((name, plugin)), None) if name == "kms" => Self::kms(plugin).map_err(|why| format!("kms: {why}")),
             (Some((name, keys)), None) => {
                 let algorithm = Algorithm::ALL.into_iter().find(|algorithm| algorithm.name() == name);
                 let algorithm = algorithm.ok_or_else(|| {
-                    format!("the provider {name:?} is not known here: use aesgcm, secretbox, aescbc or identity")
+                    format!("the provider {name:?} is not known here: use kms, aesgcm, secretbox, aescbc or identity")
                 })?;
                 let keys = FileKeys::deserialize(keys).map_err(|error| format!("{name}: {error}"))?.keys;
                 if keys.is_empty() || keys.len() > MAX_ENTRIES {
@@ -175,6 +295,36 @@ impl Provider {
             }
             _ => Err("providers: each entry has exactly one provider".to_owned()),
         }
+    }
+
+    fn plugin(&self) -> Option<&Arc<Kms>> {
+        if let Self::Kms(plugin) = self { Some(plugin) } else { None }
+    }
+
+    fn kms(plugin: &serde_json::Value) -> Result<Self, String> {
+        let FileKms { api_version, name, endpoint, timeout, cachesize } =
+            FileKms::deserialize(plugin).map_err(|error| error.to_string())?;
+        match api_version.as_str() {
+            "v2" => {}
+            "" | "v1" => return Err("apiVersion v1 is not known here, upstream has given it up: use v2".to_owned()),
+            other => return Err(format!("unsupported apiVersion {other:?}: v2 is known")),
+        }
+        if name.is_empty() || name.contains(':') {
+            return Err(format!("{name:?} is no name of a plugin: it is empty or has a colon"));
+        }
+        if cachesize.is_some() {
+            return Err("cachesize is not supported in v2".to_owned());
+        }
+        let socket = endpoint.strip_prefix("unix://").filter(|path| path.starts_with('/'));
+        let socket = socket.ok_or_else(|| format!("endpoint: {endpoint:?} is not unix:///PATH"))?;
+        let timeout = match timeout {
+            None => Duration::from_secs(3),
+            Some(text) => {
+                let timeout = mainstay_api::cron::duration(&text).filter(|timeout| !timeout.is_zero());
+                timeout.ok_or_else(|| format!("timeout: {text:?} is no positive duration"))?
+            }
+        };
+        Ok(Self::Kms(Arc::new(Kms::new(name, PathBuf::from(socket), timeout))))
     }
 }
 
@@ -195,18 +345,59 @@ impl Key {
     }
 }
 
+impl Encryption {
+    fn open_by_plugin(&self, key: &[u8], stored: &Bytes, providers: &[Provider]) -> Result<Opened, String> {
+        let rest = stored.strip_prefix(kms::PREFIX).unwrap_or_default();
+        let end = rest.iter().position(|byte| *byte == b':').unwrap_or(rest.len());
+        let (name, sealed) = (&rest[..end], rest.get(end + 1..).unwrap_or_default());
+        let mut plugins = providers.iter().enumerate().filter_map(|(at, provider)| Some((at, provider.plugin()?)));
+        let named = format!("it is encrypted by the KMS provider {:?}", String::from_utf8_lossy(name));
+        let Some((at, plugin)) = plugins.find(|(_, plugin)| plugin.name.as_bytes() == name) else {
+            return Err(self.wrong(&format!("{named}, which is not among its providers")));
+        };
+        match plugin.open(key, sealed) {
+            Ok((plain, is_old)) => {
+                let is_stale = (at > 0 || is_old) && self.ready(key).is_ok();
+                Ok(Opened { value: Some(Bytes::from(plain)), is_stale })
+            }
+            Err(Closed::Now(why)) => {
+                if !self.is_closed.swap(true, Ordering::Relaxed) {
+                    let key = String::from_utf8_lossy(key).into_owned();
+                    tracing::error!(key, why, "stored objects cannot be decrypted now; they are left as they are");
+                }
+                Ok(Opened { value: None, is_stale: false })
+            }
+            Err(Closed::Damaged) => Err(self.wrong(&format!("{named}, whose seed does not open it"))),
+        }
+    }
+}
+
 impl Seal for Encryption {
     fn seal(&self, key: &[u8], value: &[u8]) -> Option<Vec<u8>> {
-        let Some(Provider::Sealed(algorithm, keys)) = self.rule(key)?.providers.first() else { return None };
-        let first = keys.first()?;
-        let mut vector = vec![0; algorithm.vector()];
-        let sealed = self.random.fill(&mut vector).ok().and_then(|()| first.cipher.seal(key, &vector, value));
-        let Some(sealed) = sealed else {
-            // Without randomness nothing can be kept secret: better no answer than plain text on the disk.
+        let sealed = match self.rule(key)?.providers.first()? {
+            Provider::Identity => return None,
+            Provider::Kms(plugin) => plugin.seal(key, value, &self.random),
+            Provider::Sealed(algorithm, keys) => {
+                let first = keys.first()?;
+                let mut vector = vec![0; algorithm.vector()];
+                let sealed = self.random.fill(&mut vector).ok().and_then(|()| first.cipher.seal(key, &vector, value));
+                sealed.map(|sealed| [algorithm.prefix(), first.name.as_bytes(), b":", &sealed].concat())
+            }
+        };
+        if sealed.is_none() {
+            // Without randomness nothing can be kept secret: better no answer than plain text on the disk. That a
+            // plugin gave its seed was looked at before ([`Seal::ready`]).
             tracing::error!("the system has no randomness, or a value is too large to be encrypted");
             std::process::abort();
-        };
-        Some([algorithm.prefix(), first.name.as_bytes(), b":", &sealed].concat())
+        }
+        sealed
+    }
+
+    fn ready(&self, key: &[u8]) -> Result<(), String> {
+        match self.rule(key).and_then(|rule| rule.providers.first()) {
+            Some(Provider::Kms(plugin)) => plugin.ready(Instant::now()),
+            _ => Ok(()),
+        }
     }
 
     fn open(&self, key: &[u8], stored: &Bytes) -> Result<Opened, String> {
@@ -216,7 +407,10 @@ impl Seal for Encryption {
             let known = providers.iter().position(|provider| matches!(provider, Provider::Identity));
             let known =
                 known.ok_or_else(|| self.wrong("it is not encrypted, and identity is not among its providers"))?;
-            return Ok(Opened { value: None, is_stale: known > 0 });
+            return Ok(Opened { value: None, is_stale: known > 0 && self.ready(key).is_ok() });
+        }
+        if stored.starts_with(kms::PREFIX) {
+            return self.open_by_plugin(key, stored, providers);
         }
         let named = Algorithm::ALL.into_iter().find_map(|algorithm| {
             let rest = stored.strip_prefix(algorithm.prefix())?;
@@ -237,7 +431,8 @@ impl Seal for Encryption {
             for (number, candidate) in keys.iter().enumerate().filter(|(_, candidate)| candidate.name == name) {
                 is_known = true;
                 if let Some(plain) = candidate.cipher.open(key, rest) {
-                    return Ok(Opened { value: Some(Bytes::from(plain)), is_stale: at > 0 || number > 0 });
+                    let is_stale = (at > 0 || number > 0) && self.ready(key).is_ok();
+                    return Ok(Opened { value: Some(Bytes::from(plain)), is_stale });
                 }
             }
         }
@@ -380,9 +575,15 @@ mod tests {
     #[test]
     fn what_cannot_be_done_is_refused_in_words() {
         let fails = |providers: &str| config(providers).expect_err("refused");
-        assert!(
-            fails("{ kms: { apiVersion: v2, name: k, endpoint: 'unix:///k.sock' } }").contains("\"kms\" is not known")
-        );
+        let kms = |fields: &str| fails(&format!("{{ kms: {{ {fields} }} }}"));
+        assert!(kms("name: k, endpoint: 'unix:///k.sock'").contains("apiVersion v1 is not known here"));
+        assert!(kms("apiVersion: v1, name: k, endpoint: 'unix:///k.sock'").contains("apiVersion v1 is not known here"));
+        assert!(kms("apiVersion: v2, name: 'a:b', endpoint: 'unix:///k.sock'").contains("has a colon"));
+        assert!(kms("apiVersion: v2, name: k, endpoint: 'https://k'").contains("is not unix:///PATH"));
+        assert!(kms("apiVersion: v2, name: k, endpoint: 'unix:///k', timeout: 0s").contains("no positive duration"));
+        assert!(kms("apiVersion: v2, name: k, endpoint: 'unix:///k', cachesize: 9").contains("not supported in v2"));
+        let twice = "{ kms: { apiVersion: v2, name: k, endpoint: 'unix:///k' } }";
+        assert!(fails(&format!("{twice}, {twice}")).contains("is given twice"));
         assert!(fails("{ aescbc: { keys: [] } }").contains("keys are needed"));
         assert!(fails("{ secretbox: { keys: [] } }").contains("keys are needed"));
         let short = format!("{{ keys: [{{ name: a, secret: {} }}] }}", STANDARD.encode([1; 16]));

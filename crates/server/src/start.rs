@@ -114,7 +114,7 @@ pub struct Files {
 
 impl Files {
     /// How Secrets and others are encrypted on the disk.
-    fn seal(&self) -> Result<Option<Arc<dyn mainstay_store::Seal>>, StartError> {
+    fn encryption(&self) -> Result<Option<Arc<Encryption>>, StartError> {
         let Some(path) = &self.encryption else { return Ok(None) };
         let wrong = |why: String| StartError::File { path: path.clone(), why };
         let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
@@ -382,11 +382,16 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
 /// A start that etcd's silence ends.
 async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartError> {
     let (authenticators, audit) = files.read()?;
-    let seal = files.seal()?;
+    let encryption = files.encryption()?;
     if let (Some(path), true) = (&files.encryption, config.etcd.is_some()) {
         let why = "only the embedded store encrypts; with --store etcd=… nothing would be encrypted".to_owned();
         return Err(StartError::File { path: path.clone(), why });
     }
+    if let Some(encryption) = &encryption {
+        // Who is away is said, and asked again later.
+        encryption.check().await;
+    }
+    let seal = encryption.clone().map(|encryption| encryption as Arc<dyn mainstay_store::Seal>);
     let (service_cidr, cluster_cidr, dns_address) = ranges(config)?;
     let env = system_env();
     let now = (env.now)();
@@ -513,6 +518,7 @@ async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartErr
         bounds,
         counters: Counters::default(),
         instruments,
+        encryption: encryption.clone(),
         store_file: config.data_dir.join(identity::STORE).join(mainstay_store::FILE),
     });
     let ca_pem = pki.ca_pem().to_owned();
@@ -544,7 +550,13 @@ async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartErr
     shown.extend(node.iter().zip(renewal.node()).map(|(node, issued)| (node.path.clone(), node_user.clone(), issued)));
     // As they were written above; from now on they follow servers and certificates.
     let kubeconfigs = Kubeconfigs::new(ca_pem.clone(), shown, vec![reachable(addr).to_string()]);
-    let tasks = vec![
+    let plugins = encryption.filter(|encryption| encryption.has_plugins()).map(|encryption| {
+        let (store, is_closing) = (api.store.clone(), is_closing.clone());
+        tokio::spawn(keep_until(health.clone(), "kms", is_closing.clone(), move || {
+            encryption.clone().keep(store.clone(), is_closing.clone())
+        }))
+    });
+    let mut tasks = vec![
         tokio::spawn(keep_until(health.clone(), "note", is_closing.clone(), {
             let (store, data_dir, is_closing) = (api.store.clone(), config.data_dir.clone(), is_closing.clone());
             move || identity::keep_noted(store.clone(), data_dir.clone(), is_closing.clone())
@@ -572,6 +584,7 @@ async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartErr
             move || candidate.clone().run(is_closing.clone(), work.clone())
         })),
     ];
+    tasks.extend(plugins);
     Ok(Running { addr, cluster, ca_pem, admin, node, dns_address, api, freed, closing, tasks, doors })
 }
 

@@ -17,7 +17,7 @@ use crate::limits::ENGINE_CACHE;
 use crate::sealing::{Seal, Sealing};
 use crate::state::{Change, Keys};
 use crate::store::Owner;
-use crate::{ClusterId, CommitError, Damage, Entry, OpenError, Revision};
+use crate::{ClusterId, CommitError, Damage, Entry, OpenError, Revision, Txn};
 use bytes::Bytes;
 use redb::{Builder, Database};
 use std::collections::BTreeSet;
@@ -107,6 +107,11 @@ impl Engine {
     /// Whose store this is.
     pub fn cluster(&self) -> Option<ClusterId> {
         self.summary.cluster
+    }
+
+    /// Whether what a transaction writes can be encrypted.
+    pub fn ready(&self, txn: &Txn) -> Result<(), CommitError> {
+        self.sealing.ready(txn)
     }
 
     /// Makes a group durable. When this fails, memory (`keys`) stays as it is.

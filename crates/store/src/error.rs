@@ -109,6 +109,9 @@ pub enum CommitError {
     /// The disk failed. The store goes on serving reads, and tries to recover at each further commit.
     #[error("the store's disk failed: {0}")]
     Io(String),
+    /// What it writes is to be encrypted, and cannot be now. Nothing was changed.
+    #[error("{0}")]
+    Unsealable(String),
     /// The etcd cluster has not answered: nothing was changed, nor will be.
     #[error("etcd does not answer: {0}")]
     Unreached(String),

@@ -6,7 +6,7 @@
 
 use crate::checksum::{Sum, of_row};
 use crate::state::{Change, Keys, Stored};
-use crate::{OpenError, Revision};
+use crate::{CommitError, Op, OpenError, Revision, Txn};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +17,8 @@ pub const PREFIX: &[u8] = b"k8s:enc:";
 /// What was found in a row.
 #[derive(Debug)]
 pub struct Opened {
-    /// The plain value; `None` where the row has it plain.
+    /// The plain value; `None` where the row has it plain, or is sealed and cannot be opened now: then it is the sealed
+    /// value that is in memory, until somebody writes the row.
     pub value: Option<Bytes>,
     /// Whether it would be stored differently now: it is stored anew at once.
     pub is_stale: bool,
@@ -25,7 +26,16 @@ pub struct Opened {
 
 /// Seals values on their way to the disk, and opens them when the store is opened.
 pub trait Seal: Send + Sync + std::fmt::Debug {
-    /// The bytes to be stored, which begin with [`PREFIX`]; `None` where the value goes as it is.
+    /// Whether a row can be sealed. Asked before each write of one; after that [`Seal::seal`] has to.
+    ///
+    /// # Errors
+    /// Why not, in a sentence.
+    fn ready(&self, key: &[u8]) -> Result<(), String> {
+        let _ = key;
+        Ok(())
+    }
+    /// The bytes to be stored, which begin with [`PREFIX`]; `None` where the value goes as it is. Not called of what is
+    /// sealed.
     fn seal(&self, key: &[u8], value: &[u8]) -> Option<Vec<u8>>;
     /// What a row holds, sealed or plain.
     ///
@@ -98,8 +108,19 @@ impl Sealing {
         Ok(stale)
     }
 
+    /// Whether all that a transaction writes can be sealed.
+    pub fn ready(&self, txn: &Txn) -> Result<(), CommitError> {
+        let Some(seal) = &self.seal else { return Ok(()) };
+        let written = txn.ops.iter().filter(|op| matches!(op, Op::Put { .. }));
+        written.map(Op::key).try_for_each(|key| seal.ready(key)).map_err(CommitError::Unsealable)
+    }
+
     /// A value as it goes to the disk.
     fn raw(&self, key: &Bytes, value: &Bytes) -> Bytes {
+        // What could not be opened stands in memory as it is on the disk.
+        if value.starts_with(PREFIX) {
+            return value.clone();
+        }
         let sealed = self.seal.as_ref().and_then(|seal| seal.seal(key, value));
         sealed.map_or_else(|| value.clone(), Bytes::from)
     }

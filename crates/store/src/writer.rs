@@ -71,7 +71,8 @@ impl Writer {
             (state.keys.clone(), state.revision)
         };
         let mut staged = Staged { keys: keys.clone(), revision, changes: Vec::new() };
-        let answers: Vec<Answer> = group.iter().map(|txn| staged.add(txn)).collect();
+        let answers: Vec<Answer> =
+            group.iter().map(|txn| self.engine.ready(txn).and_then(|()| staged.add(txn))).collect();
         if staged.changes.is_empty() {
             return (answers, Vec::new());
         }

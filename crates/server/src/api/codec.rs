@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use mainstay_api::{Kind, Status, kinds, object};
-use mainstay_store::Encoded;
+use mainstay_store::{Encoded, SEALED_PREFIX};
 use serde_json::Value;
 
 /// An object larger than this is not stored (bytes; upstream's etcd limit).
@@ -174,7 +174,22 @@ pub fn without_version(bytes: &Bytes) -> Bytes {
 
 /// A stored object. What is stored was checked before, so a failure is the server's own.
 pub fn decode(bytes: &[u8]) -> Result<Value, Status> {
+    is_open(bytes)?;
     serde_json::from_slice(bytes).map_err(|error| Status::internal(format!("a stored object cannot be read: {error}")))
+}
+
+/// Refuses a row that stayed sealed in memory: whoever has its key was away when the store was opened (A10).
+///
+/// # Errors
+/// 500, in upstream's words.
+pub fn is_open(bytes: &[u8]) -> Result<(), Status> {
+    let Some(rest) = bytes.strip_prefix(SEALED_PREFIX) else { return Ok(()) };
+    let head: Vec<&[u8]> = rest.split(|byte| *byte == b':').take(3).collect();
+    let name = String::from_utf8_lossy(head.get(2).copied().unwrap_or_default()).into_owned();
+    Err(Status::internal(format!(
+        "unable to transform a stored object: failed to decrypt DEK, error: KMS provider {name:?} did not do it; \
+            /readyz/kms-providers says why"
+    )))
 }
 
 /// The metadata of a stored object without the rest of it.
@@ -184,6 +199,7 @@ pub fn decode_metadata(bytes: &[u8]) -> Result<Value, Status> {
         #[serde(default)]
         metadata: Value,
     }
+    is_open(bytes)?;
     let only: OnlyMetadata = serde_json::from_slice(bytes)
         .map_err(|error| Status::internal(format!("a stored object cannot be read: {error}")))?;
     Ok(serde_json::json!({ "metadata": only.metadata }))

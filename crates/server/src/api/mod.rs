@@ -292,6 +292,7 @@ pub fn commit_error(error: &CommitError) -> Status {
             Status::new(507, "InsufficientStorage", why)
         }
         CommitError::Io(why) => Status::internal(format!("the server's store failed: {why}")),
+        CommitError::Unsealable(why) => Status::internal(why.clone()),
         CommitError::Unreached(why) => Status::store_is_silent(why),
         CommitError::Closed => Status::unavailable("the server is shutting down"),
     }

@@ -96,7 +96,7 @@ impl Selection {
     /// Whether an object, as stored, is meant, as far as that can be seen.
     pub fn matches(&self, bytes: &[u8]) -> Result<bool, Status> {
         if self.labels.is_everything() && self.fields.is_everything() {
-            return Ok(true);
+            return codec::is_open(bytes).map(|()| true);
         }
         let object: Value = match self.fields.is_everything() {
             true => codec::decode_metadata(bytes)?,

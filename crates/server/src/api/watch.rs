@@ -193,7 +193,8 @@ impl Watch {
     /// What an event is to this watch: an object that comes into the selection is added, one that leaves it deleted.
     fn frame(&self, event: Event) -> Result<Option<Frame>, Status> {
         let was = match &event.previous {
-            Some(previous) => self.selection.matches(previous)?,
+            // What could not be opened was shown to nobody.
+            Some(previous) => codec::is_open(previous).is_ok() && self.selection.matches(previous)?,
             None => false,
         };
         // A name prefix also finds longer names; those never match.

@@ -106,6 +106,9 @@ fn checks(server: &Server, is_readyz: bool) -> Vec<Check> {
     checks.push(check("etcd", store.clone()));
     if is_readyz {
         checks.push(check("etcd-readiness", server.api.store.trouble()));
+        if let Some(encryption) = server.encryption.as_ref().filter(|encryption| encryption.has_plugins()) {
+            checks.push(check("kms-providers", encryption.trouble()));
+        }
         checks.push(check("informer-sync", undecodable(&server.undecodable.borrow())));
     }
     let begun = *server.ready.borrow();

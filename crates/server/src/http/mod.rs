@@ -50,6 +50,7 @@ use crate::aggregation::Services;
 use crate::api::{Api, Tokens};
 use crate::auth::User;
 use crate::authorize::Authorizer;
+use crate::encryption::Encryption;
 use crate::fairness::Fairness;
 use crate::instruments::Instruments;
 use crate::metrics::Collector;
@@ -147,6 +148,8 @@ pub struct Server {
     pub counters: Counters,
     /// What is counted under upstream's names.
     pub instruments: Arc<Instruments>,
+    /// What is encrypted on the disk, where anything is.
+    pub encryption: Option<Arc<Encryption>>,
     /// The store's file, for its size.
     pub store_file: std::path::PathBuf,
 }

@@ -431,6 +431,7 @@ async fn get(call: &Call<'_>) -> Result<Response<Body>, Status> {
         .store
         .get(&api::key::object(kind, namespace, name))
         .ok_or_else(|| Status::not_found(kind, name))?;
+    api::codec::is_open(&entry.value)?;
     let value = convert::shown(&call.server.api, kind, entry.value).await?;
     if subresource == "scale" {
         let scale = Bytes::from(object::print(&api::scale_of(kind, &api::codec::decode(&value)?)));
