@@ -4,6 +4,7 @@ use bytes::Bytes;
 use mainstay_api::Status;
 use mainstay_store::{Entry, ReadError, Revision, Store};
 
+use super::codec;
 use super::options::{Continue, ListOptions, Match, Selection};
 
 /// How many keys are read at a time when a selector sorts out most of them.
@@ -45,6 +46,8 @@ pub fn list(store: &Store, selection: &Selection, options: &ListOptions) -> Resu
     if selection.is_everything() {
         let after = options.from.as_ref().map(|from| &from.after[..]);
         let page = store.range(&prefix, after, limit, at).map_err(fails)?;
+        // They go out as they are in memory, where one may be that nobody could open (A10).
+        page.entries.iter().try_for_each(|entry| codec::is_open(&entry.value))?;
         let (mut next, mut remaining) = (String::new(), None);
         if let Some(last) = page.entries.last().filter(|_| page.more) {
             // Counted once, for all parts show one state.
