@@ -16,7 +16,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         pod_network: "routes".into(),
         etcd: None,
         seal: None,
-        node: Some(mainstay_server::LocalNode { name: "node".into(), addresses: vec![[127, 0, 0, 1].into()], pods: None }),
+        node: Some(mainstay_server::LocalNode {
+            name: "node".into(),
+            addresses: vec![[127, 0, 0, 1].into()],
+            pods: None,
+        }),
         cluster: mainstay_server::identity::Expected::default(),
         new_keys: false,
     };

@@ -46,11 +46,7 @@ fn is_endpoint(address: IpAddr) -> bool {
 }
 
 /// Where the API is reached, for pods and for nodes. All are on the port of the first.
-pub fn publish_servers(
-    batch: &mut Batch<'_>,
-    servers: &[SocketAddr],
-    pods: Option<SocketAddr>,
-) -> Result<(), Status> {
+pub fn publish_servers(batch: &mut Batch<'_>, servers: &[SocketAddr], pods: Option<SocketAddr>) -> Result<(), Status> {
     let port = servers.first().map(SocketAddr::port);
     let servers: Vec<SocketAddr> =
         servers.iter().filter(|at| is_endpoint(at.ip()) && Some(at.port()) == port).copied().collect();

@@ -167,7 +167,11 @@ impl Testbed {
             pod_network: "routes".into(),
             etcd: None,
             seal: None,
-            node: Some(mainstay_server::LocalNode { name: NODE.into(), addresses: vec![[127, 0, 0, 1].into()], pods: None }),
+            node: Some(mainstay_server::LocalNode {
+                name: NODE.into(),
+                addresses: vec![[127, 0, 0, 1].into()],
+                pods: None,
+            }),
             cluster: mainstay_server::identity::Expected::default(),
             new_keys: false,
         }));
