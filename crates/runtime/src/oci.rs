@@ -330,11 +330,7 @@ fn cgroup_mounts(views: &[(String, PathBuf)], mode: &str) -> Vec<Value> {
 }
 
 fn bind_mount(mount: &Mount) -> Value {
-    let propagation = match mount.propagation {
-        MountPropagation::None => "rprivate",
-        MountPropagation::HostToContainer => "rslave",
-        MountPropagation::Bidirectional => "rshared",
-    };
+    let propagation = mount.propagation.option();
     let mode = match (mount.read_only, mount.recursive_read_only) {
         (true, true) => "rro",
         (true, false) => "ro",

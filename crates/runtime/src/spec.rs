@@ -83,6 +83,22 @@ pub enum MountPropagation {
     Bidirectional,
 }
 
+impl MountPropagation {
+    /// As an option of a mount in an OCI spec.
+    pub fn option(self) -> &'static str {
+        match self {
+            MountPropagation::None => "rprivate",
+            MountPropagation::HostToContainer => "rslave",
+            MountPropagation::Bidirectional => "rshared",
+        }
+    }
+
+    /// What such an option means.
+    pub fn of_option(option: &str) -> Option<Self> {
+        [Self::None, Self::HostToContainer, Self::Bidirectional].into_iter().find(|one| one.option() == option)
+    }
+}
+
 /// One container, everything resolved: no Kubernetes lookups are left to the runtime.
 #[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ContainerSpec {

@@ -65,7 +65,9 @@ impl Executor for ReportingExecutor {
     fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
         // The library has made all that it makes, and nothing is dropped yet.
         let owner = self.users.map_or(0, |users| users.on_host(0));
-        let attached = late_mounts::attach(&self.late_mounts, owner);
+        // A command finds them so.
+        let shared = if self.container.is_none() { late_mounts::set_propagation(spec, owner) } else { Ok(()) };
+        let attached = shared.and_then(|()| late_mounts::attach(&self.late_mounts, owner));
         attached.and_then(|()| find_program(spec).map(|_| ())).map_err(|why| {
             self.tell(&why);
             ExecutorValidationError::ArgValidationError(why)

@@ -9,9 +9,11 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Component, Path};
 use std::sync::Arc;
 
+use libcontainer::oci_spec::runtime::{self as oci_spec, Spec};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, mkdirat};
@@ -20,7 +22,7 @@ use nix::unistd::{getegid, geteuid};
 use super::{confinement, process};
 use crate::kernel;
 use crate::safe_path::{open_plain, open_root};
-use crate::spec::Mount;
+use crate::spec::{Mount, MountPropagation};
 
 /// One of them, outermost first.
 #[derive(Clone, Debug)]
@@ -59,6 +61,31 @@ pub fn attach(all: &[LateMount], owner: u32) -> Result<(), String> {
     let attached = (0..all.len()).try_for_each(|index| attach_one(all, index));
     become_for_files(uid, gid)?;
     attached
+}
+
+/// Sets how the container's mounts are shared with those that they are copies of, as the spec's options say it: the
+/// container library leaves them as the whole tree is, so that each would get what is mounted on the node below it.
+///
+/// # Errors
+/// In words.
+pub fn set_propagation(spec: &Spec, owner: u32) -> Result<(), String> {
+    let asked = |mount: &oci_spec::Mount| {
+        let words = mount.options().iter().flatten();
+        words
+            .into_iter()
+            .find_map(|word| MountPropagation::of_option(word))
+            .map(|how| (mount.destination().clone(), how))
+    };
+    let asked: Vec<_> = spec.mounts().iter().flatten().filter_map(asked).collect();
+    let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+    become_for_files(owner, owner)?;
+    let set = asked.iter().try_for_each(|(target, how)| {
+        let place = File::options().read(true).custom_flags(libc::O_PATH).open(target);
+        let done = place.and_then(|place| kernel::set_mount_propagation(place.as_fd(), *how));
+        done.map_err(|error| format!("cannot set the propagation of {}: {error}", target.display()))
+    });
+    become_for_files(uid, gid)?;
+    set
 }
 
 fn become_for_files(uid: u32, gid: u32) -> Result<(), String> {
