@@ -119,7 +119,9 @@ pub fn apply(
     let mut merged = merge(Typed::object(nature, &before), Typed::object(nature, config));
     if let Some((last, _)) = &last {
         let mut owned = managers.union();
-        owned.extend(set.clone());
+        // All that it says, with what nobody can own: an object's name keeps its metadata.
+        owned.extend(Typed::object(nature, config).fields());
+        owned.members.insert("f:metadata".to_owned());
         prune(nature, &mut merged, &last.set, Some(&owned));
     }
     let mut difference = compare(Typed::object(nature, &before), Typed::object(nature, &merged));
@@ -351,5 +353,7 @@ fn conflict(conflicts: &[(&Manager, Set)]) -> Status {
     Status { details: json!({ "causes": causes }), ..Status::new(409, "Conflict", message) }
 }
 
+#[cfg(test)]
+mod removal_tests;
 #[cfg(test)]
 mod tests;

@@ -4,22 +4,22 @@ use serde_json::{Value, json};
 use super::*;
 use crate::kinds;
 
-fn writer(manager: &str, second: i64) -> Writer<'_> {
+pub(super) fn writer(manager: &str, second: i64) -> Writer<'_> {
     Writer { manager, subresource: "", now: Timestamp::from_second(second).unwrap_or_default() }
 }
 
-fn pod(metadata: Value, spec: Value) -> Value {
+pub(super) fn pod(metadata: Value, spec: Value) -> Value {
     let mut pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec });
     pod["metadata"]["name"] = "web".into();
     pod
 }
 
-fn apply_pod(live: Option<&Value>, config: &Value, manager: &str, force: bool) -> Result<Value, Status> {
+pub(super) fn apply_pod(live: Option<&Value>, config: &Value, manager: &str, force: bool) -> Result<Value, Status> {
     apply(&kinds::POD, live, config, force, writer(manager, 0))
 }
 
 /// The fields of one manager's entry.
-fn fields_of(object: &Value, manager: &str) -> Value {
+pub(super) fn fields_of(object: &Value, manager: &str) -> Value {
     let entries = object["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
     entries.iter().find(|entry| entry["manager"] == manager).map_or(Value::Null, |entry| entry["fieldsV1"].clone())
 }
@@ -86,10 +86,12 @@ fn what_is_no_longer_applied_goes_unless_another_owns_it() {
     let nothing = pod(json!({}), json!({}));
     let live = apply_pod(Some(&live), &nothing, "two", false).expect("applies");
     assert_eq!(unmanaged(&live), fewer);
-    assert_eq!(
-        unmanaged(&apply_pod(Some(&live), &nothing, "one", false).expect("applies")),
-        pod(json!({}), json!({})).tap_remove("spec")
-    );
+    let empty = apply_pod(Some(&live), &nothing, "one", false).expect("applies");
+    assert_eq!(unmanaged(&empty), nothing, "the empty spec is said");
+    let without = nothing.clone().tap_remove("spec");
+    assert_eq!(unmanaged(&apply_pod(Some(&live), &without, "one", false).expect("applies")), nothing, "by two");
+    let last = apply_pod(Some(&empty), &without, "two", false).expect("applies");
+    assert_eq!(unmanaged(&apply_pod(Some(&last), &without, "one", false).expect("applies")), without);
 }
 
 /// A test's shorthand: an object without one field.

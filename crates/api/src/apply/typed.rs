@@ -35,6 +35,17 @@ impl<'a> Nature<'a> {
     fn plain(shape: Shape) -> Self {
         Self { shape, keys: &DEFAULT, custom: None }
     }
+
+    /// Whether fields of this value that nobody has written are its defaults. Into a map, a list and what is granular
+    /// for that reason our controllers write, and have no entry for it.
+    fn is_filled_in(&self, value: &Value) -> bool {
+        let is_struct = match (self.custom, self.shape) {
+            (Some(schema), _) => !schema.properties.is_empty(),
+            (None, Shape::Struct(_)) => self.keys.list_type != ListType::Granular,
+            _ => false,
+        };
+        is_struct && value.is_object()
+    }
 }
 
 /// A value with what its type says of it.
@@ -81,7 +92,9 @@ impl<'a> Typed<'a> {
         }
         match (self.nature.shape, self.value, &self.nature.keys.list_type) {
             (_, Value::Object(_), ListType::AtomicMap) => Form::Leaf,
-            (Shape::Struct(this), Value::Object(_), _) if !this.atomic => Form::Fields,
+            (Shape::Struct(this), Value::Object(_), list) if !this.atomic || *list == ListType::Granular => {
+                Form::Fields
+            }
             (Shape::Map(_), Value::Object(_), _) => Form::Fields,
             (Shape::List(_), Value::Array(_), ListType::Set) => Form::Set,
             (Shape::List(_), Value::Array(items), ListType::Map(_)) => self.form_of_items(items),
@@ -381,7 +394,7 @@ pub(super) fn merge(live: Typed<'_>, config: Typed<'_>) -> Value {
 }
 
 /// Takes the fields of `last` out of a value, except those that `owned` holds. A map or list that is
-/// empty for that reason goes too.
+/// empty for that reason goes too; a struct goes with what is in it and has no owner, which are its defaults.
 pub(super) fn prune(nature: Nature<'_>, value: &mut Value, last: &Set, owned: Option<&Set>) {
     let view = Typed { nature, value };
     let form = view.form();
@@ -393,13 +406,17 @@ pub(super) fn prune(nature: Nature<'_>, value: &mut Value, last: &Set, owned: Op
         (Form::Fields, Value::Object(map)) => {
             map.retain(|name, value| {
                 let element = format!("f:{name}");
-                if goes(&element) {
+                let nature = field_of(nature, name);
+                let is_owned = owned.is_some_and(|owned| owned.touches(&element));
+                if !is_owned
+                    && (last.members.contains(&element) || nature.is_filled_in(value) && last.touches(&element))
+                {
                     return false;
                 }
                 let Some((last, owned)) = below(&element) else { return true };
                 let was_empty = is_empty(value);
-                prune(field_of(nature, name), value, last, owned);
-                was_empty || !is_empty(value) || owned.is_some()
+                prune(nature, value, last, owned);
+                was_empty || !is_empty(value) || is_owned
             });
         }
         (Form::Set | Form::Items, Value::Array(items)) => {

@@ -132,6 +132,7 @@ fn extend(property: &mut Map<String, Value>, keys: &FieldKeys) {
         ListType::Default => None,
         ListType::Set => set("x-kubernetes-list-type", "set".into()),
         ListType::AtomicMap => set("x-kubernetes-map-type", "atomic".into()),
+        ListType::Granular => set("x-kubernetes-map-type", "granular".into()),
         ListType::Map(names) => {
             set("x-kubernetes-list-map-keys", names.to_vec().into());
             set("x-kubernetes-list-type", "map".into())

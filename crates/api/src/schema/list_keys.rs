@@ -14,6 +14,8 @@ pub enum ListType {
     Map(Box<[&'static str]>),
     /// A map that is owned and replaced as a whole.
     AtomicMap,
+    /// A struct that is merged by field here, although elsewhere it is owned as a whole.
+    Granular,
 }
 
 /// How one field is merged.
@@ -80,6 +82,7 @@ fn parse_field(list: &'static str, patch: &'static str) -> FieldKeys {
     let list_type = match list {
         "set" => ListType::Set,
         "atomicmap" => ListType::AtomicMap,
+        "granular" => ListType::Granular,
         _ => match list.strip_prefix("map(").and_then(|keys| keys.strip_suffix(')')) {
             Some(keys) => ListType::Map(keys.split(',').collect()),
             None => ListType::Default,
@@ -115,5 +118,6 @@ mod tests {
         assert_eq!(of_field("io.k8s.api.core.v1.PodSpec", "nodeSelector").list_type, ListType::AtomicMap);
         assert_eq!(of_field("io.k8s.api.core.v1.PodSpec", "tolerations"), &DEFAULT);
         assert!(is_atomic("io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector"));
+        assert_eq!(of_field("io.k8s.api.core.v1.PersistentVolumeSpec", "claimRef").list_type, ListType::Granular);
     }
 }
