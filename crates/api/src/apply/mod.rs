@@ -101,7 +101,7 @@ pub fn apply(
     }
     let before = live.map_or_else(|| Value::Object(Map::new()), unmanaged);
     let mut managers = Managers::of(live.and_then(managed)).unwrap_or_default();
-    if managers.0.is_empty() && live.is_some() {
+    if managers.0.is_empty() {
         let set = owned_part(kind, writer.subresource, Typed::object(nature, &before).fields());
         let name = BEFORE_FIRST_APPLY.to_owned();
         let manager = Manager { operation: UPDATE, name, api_version: kind.api_version(), subresource: String::new() };
@@ -138,7 +138,7 @@ pub fn apply(
     managers.take_from_others(&me, &changed);
     managers.remove(&difference.removed);
     let time = match last {
-        Some((last, true)) if last.set == set && changed.is_empty() && difference.removed.is_empty() => last.time,
+        Some((last, true)) if last.set == set && changed.is_empty() => last.time,
         _ => rfc3339(writer.now),
     };
     managers.0.insert(me, Owned { set, time });
@@ -170,7 +170,6 @@ fn keep_last_applied(merged: &mut Value, config: &Value) {
         return;
     }
     let mut config = config.clone();
-    take_managed(&mut config);
     let annotations = config.get_mut("metadata").and_then(|metadata| metadata.get_mut("annotations"));
     if let Some(annotations) = annotations.and_then(Value::as_object_mut) {
         annotations.remove(LAST_APPLIED);
@@ -354,6 +353,10 @@ fn conflict(conflicts: &[(&Manager, Set)]) -> Status {
 }
 
 #[cfg(test)]
+mod manager_tests;
+#[cfg(test)]
 mod removal_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod typed_tests;

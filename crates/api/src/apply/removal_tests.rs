@@ -102,7 +102,8 @@ fn conformance_entries_and_items_that_nobody_owns_stay() {
 fn v6_a_claim_ref_keeps_its_uid_whatever_is_applied() {
     let kind = &kinds::PERSISTENT_VOLUME;
     let config = |spec: Value| {
-        json!({ "apiVersion": "v1", "kind": "PersistentVolume", "metadata": { "name": "v" }, "spec": spec })
+        json!({ "apiVersion": "v1", "kind": "PersistentVolume", "metadata": { "name": "v" },
+            "spec": spec })
     };
     let size = json!({ "storage": "1Gi" });
     let with = config(json!({ "capacity": size, "claimRef": { "name": "c", "namespace": "n" } }));

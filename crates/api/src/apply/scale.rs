@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::managers::{Manager, Managers, Owned};
 use super::set::Set;
-use super::{MANAGED_FIELDS, managed, take_managed};
+use super::{managed, take_managed};
 use crate::kinds::{Kind, SCALE};
 
 /// Where the objects of a version (`apps/v1`) have the number of replicas, as names of fields; `None` for a version
@@ -53,9 +53,6 @@ pub fn keep_managers(kind: &Kind, object: &mut Value, scale: &mut Value, path: R
         let owned = kept.0.entry(manager).or_insert_with(|| Owned { set: Set::default(), time: String::new() });
         owned.set.extend(own.clone());
         owned.time = time;
-    }
-    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.remove(MANAGED_FIELDS);
     }
     kept.write(object, now);
 }

@@ -313,6 +313,9 @@ fn s11_items_that_are_added_come_where_upstream_has_them() {
         ("abc", "xaycz", "xabycz"),
         ("abcd", "dcba", "dcba"),
         ("abcd", "bd", "abcd"),
+        ("abx", "anb", "anbx"),
+        ("axb", "anbm", "axnbm"),
+        ("xaybz", "bna", "xybzna"),
         ("", "ab", "ab"),
     ] {
         let before = apply_pod(None, &config(live), "one", false).expect("applies");

@@ -414,9 +414,8 @@ pub(super) fn prune(nature: Nature<'_>, value: &mut Value, last: &Set, owned: Op
                     return false;
                 }
                 let Some((last, owned)) = below(&element) else { return true };
-                let was_empty = is_empty(value);
                 prune(nature, value, last, owned);
-                was_empty || !is_empty(value) || is_owned
+                !is_empty(value) || is_owned
             });
         }
         (Form::Set | Form::Items, Value::Array(items)) => {
