@@ -238,4 +238,8 @@ fn weight(value: &Value) -> usize {
 }
 
 #[cfg(test)]
+mod directive_tests;
+#[cfg(test)]
+mod operation_tests;
+#[cfg(test)]
 mod tests;

@@ -49,8 +49,9 @@ fn unfit(why: impl std::fmt::Display) -> Status {
     Status::new(422, "Invalid", format!("error applying patch: {why}"))
 }
 
+/// Whether a field of a map that has no `$patch` is a directive.
 fn is_directive(field: &str) -> bool {
-    field == PATCH || field == RETAIN_KEYS || NAMELESS.iter().any(|(prefix, _)| field.starts_with(prefix))
+    field == RETAIN_KEYS || NAMELESS.iter().any(|(prefix, _)| field.starts_with(prefix))
 }
 
 /// What is taken whole, less the directives in it; `None` for a map that carries `$patch`.
@@ -151,12 +152,9 @@ fn list(directive: &str, value: Value) -> Result<Vec<Value>, Status> {
 fn retain_keys(current: &mut Map<String, Value>, patch: &Map<String, Value>, keys: &Value) -> Result<(), Status> {
     let bad = || bad_patch("invalid patch format of retainKeys");
     let keep: HashSet<&str> = keys.as_array().ok_or_else(bad)?.iter().filter_map(Value::as_str).collect();
-    for (name, value) in patch {
-        let name =
-            name.rsplit_once('/').map_or(name.as_str(), |(head, tail)| if head.starts_with('$') { tail } else { name });
-        if !value.is_null() && !keep.contains(name) {
-            return Err(bad());
-        }
+    let sets = |(name, value): &(&String, &Value)| !value.is_null() && !is_directive(name);
+    if !patch.iter().filter(sets).all(|(name, _)| keep.contains(name.as_str())) {
+        return Err(bad());
     }
     current.retain(|name, _| keep.contains(name.as_str()));
     Ok(())
@@ -214,7 +212,7 @@ fn merge_list(
     patch: Vec<Value>,
     order: Option<Vec<Value>>,
 ) -> Result<Vec<Value>, Status> {
-    let (stored, patch, replaces) = special_items(key, stored, patch)?;
+    let (stored, patch) = special_items(key, stored, patch)?;
     if let Some(order) = &order {
         check_order(key, &patch, order)?;
     }
@@ -246,19 +244,16 @@ fn merge_list(
             }
         }
     }
-    if replaces && order.is_none() {
-        return Ok(merged);
-    }
     Ok(arrange(merged, &wanted, &before, by_key))
 }
 
 /// Takes out the items that are directives: `$patch: delete` drops the stored items with that key,
-/// `$patch: replace` all of them. Returns what is stored, what is merged into it, whether it replaces.
+/// `$patch: replace` all of them. Returns what is stored and what is merged into it.
 fn special_items(
     key: Option<&str>,
     mut stored: Vec<Value>,
     patch: Vec<Value>,
-) -> Result<(Vec<Value>, Vec<Value>, bool), Status> {
+) -> Result<(Vec<Value>, Vec<Value>), Status> {
     let mut items = Vec::with_capacity(patch.len());
     let mut gone = HashSet::new();
     let mut replaces = false;
@@ -277,7 +272,7 @@ fn special_items(
         stored.clear();
     }
     stored.retain(|item| identity(item, key).is_none_or(|identity| !gone.contains(&identity)));
-    Ok((stored, items, replaces))
+    Ok((stored, items))
 }
 
 fn no_merge_key(item: &Value, key: Option<&str>) -> Status {
