@@ -15,6 +15,10 @@ pub const MAX_SELECTOR: usize = 64 * 1024;
 /// How a requirement compares.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Operator {
+    /// The value is this one.
+    Equals,
+    /// There is no value, or another one.
+    NotEquals,
     /// The value is one of these.
     In,
     /// There is no value, or it is none of these.
@@ -66,14 +70,17 @@ impl Labels {
         if text.len() > MAX_SELECTOR {
             return Err(format!("selector is longer than {MAX_SELECTOR} bytes"));
         }
+        if trim(text).is_empty() {
+            return Ok(Self::everything());
+        }
         let mut requirements = Vec::new();
-        for part in split_outside_parentheses(text) {
-            let part = part.trim();
+        let mut parts = split_outside_parentheses(text).map(trim).peekable();
+        while let Some(part) = parts.next() {
             if part.is_empty() {
-                if text.trim().is_empty() {
-                    break;
-                }
-                return Err("found '', expected: !, identifier, or 'end of string'".to_owned());
+                let found = if parts.peek().is_some() { "," } else { "" };
+                let expected =
+                    if requirements.is_empty() { "!, identifier, or 'end of string'" } else { "identifier after ','" };
+                return Err(format!("found '{found}', expected: {expected}"));
             }
             requirements.push(parse_requirement(part)?);
         }
@@ -119,7 +126,7 @@ impl Labels {
     pub fn from_map(map: &BTreeMap<String, String>) -> Self {
         let requirement = |(key, value): (&String, &String)| Requirement {
             key: key.clone(),
-            operator: Operator::In,
+            operator: Operator::Equals,
             values: vec![value.clone()],
         };
         Self { requirements: map.iter().map(requirement).collect(), nothing: false }
@@ -173,8 +180,8 @@ impl Requirement {
         let number = |text: &str| text.parse::<i64>().ok();
         let bound = self.values.first().and_then(|v| number(v));
         match self.operator {
-            Operator::In => value.is_some_and(listed),
-            Operator::NotIn => !value.is_some_and(listed),
+            Operator::Equals | Operator::In => value.is_some_and(listed),
+            Operator::NotEquals | Operator::NotIn => !value.is_some_and(listed),
             Operator::Exists => value.is_some(),
             Operator::DoesNotExist => value.is_none(),
             Operator::Gt => value.and_then(number).zip(bound).is_some_and(|(v, b)| v > b),
@@ -191,19 +198,28 @@ impl fmt::Display for Labels {
         for (index, r) in sorted.into_iter().enumerate() {
             let comma = if index == 0 { "" } else { "," };
             let (key, values) = (&r.key, r.values.join(","));
-            match (r.operator, r.values.len()) {
-                (Operator::In, 1) => write!(f, "{comma}{key}={values}")?,
-                (Operator::In, _) => write!(f, "{comma}{key} in ({values})")?,
-                (Operator::NotIn, 1) => write!(f, "{comma}{key}!={values}")?,
-                (Operator::NotIn, _) => write!(f, "{comma}{key} notin ({values})")?,
-                (Operator::Exists, _) => write!(f, "{comma}{key}")?,
-                (Operator::DoesNotExist, _) => write!(f, "{comma}!{key}")?,
-                (Operator::Gt, _) => write!(f, "{comma}{key}>{values}")?,
-                (Operator::Lt, _) => write!(f, "{comma}{key}<{values}")?,
+            match r.operator {
+                Operator::Equals => write!(f, "{comma}{key}={values}")?,
+                Operator::NotEquals => write!(f, "{comma}{key}!={values}")?,
+                Operator::In => write!(f, "{comma}{key} in ({values})")?,
+                Operator::NotIn => write!(f, "{comma}{key} notin ({values})")?,
+                Operator::Exists => write!(f, "{comma}{key}")?,
+                Operator::DoesNotExist => write!(f, "{comma}!{key}")?,
+                Operator::Gt => write!(f, "{comma}{key}>{values}")?,
+                Operator::Lt => write!(f, "{comma}{key}<{values}")?,
             }
         }
         Ok(())
     }
+}
+
+/// Without blanks around it, of those that upstream knows.
+fn trim(text: &str) -> &str {
+    text.trim_matches(is_blank)
+}
+
+fn is_blank(c: char) -> bool {
+    matches!(c, ' ' | '\t' | '\r' | '\n')
 }
 
 /// The parts between commas that are not inside `(…)`.
@@ -221,21 +237,21 @@ fn split_outside_parentheses(text: &str) -> impl Iterator<Item = &str> {
 
 fn parse_requirement(part: &str) -> Result<Requirement, String> {
     if let Some(key) = part.strip_prefix('!') {
-        return requirement(key.trim(), Operator::DoesNotExist, Vec::new());
+        return requirement(trim(key), Operator::DoesNotExist, Vec::new());
     }
     // The key ends where an operator or a blank begins: `a in (b)`, `a!=b`, `a == b`.
-    let end = part.find(|c: char| c.is_whitespace() || "=!<>(".contains(c)).unwrap_or(part.len());
+    let end = part.find(|c: char| is_blank(c) || "=!<>(".contains(c)).unwrap_or(part.len());
     let (key, rest) = part.split_at(end);
-    let rest = rest.trim();
-    let one = |operator, value: &str| requirement(key, operator, vec![value.trim().to_owned()]);
+    let rest = trim(rest);
+    let one = |operator, value: &str| requirement(key, operator, vec![trim(value).to_owned()]);
     if rest.is_empty() {
         return requirement(key, Operator::Exists, Vec::new());
     }
     if let Some(value) = rest.strip_prefix("==").or_else(|| rest.strip_prefix('=')) {
-        return one(Operator::In, value);
+        return one(Operator::Equals, value);
     }
     if let Some(value) = rest.strip_prefix("!=") {
-        return one(Operator::NotIn, value);
+        return one(Operator::NotEquals, value);
     }
     if let Some(value) = rest.strip_prefix('>') {
         return one(Operator::Gt, value);
@@ -244,13 +260,18 @@ fn parse_requirement(part: &str) -> Result<Requirement, String> {
         return one(Operator::Lt, value);
     }
     let set = |text: &str, operator| {
-        let Some(inside) = text.trim().strip_prefix('(') else {
-            return Err(format!("unable to parse requirement: found '{}', expected: '('", text.trim()));
+        let Some(inside) = trim(text).strip_prefix('(') else {
+            return Err(format!("unable to parse requirement: found '{}' expected: '('", trim(text)));
         };
         let Some(inside) = inside.strip_suffix(')') else {
-            return Err("unable to parse requirement: found '', expected: ',', ')' or identifier".to_owned());
+            let expected = match trim(inside) {
+                "" => "',', ')' or identifier",
+                more if more.ends_with(',') => "',', or identifier",
+                _ => "',' or ')'",
+            };
+            return Err(format!("unable to parse requirement: found '', expected: {expected}"));
         };
-        requirement(key, operator, inside.split(',').map(|v| v.trim().to_owned()).collect())
+        requirement(key, operator, inside.split(',').map(|value| trim(value).to_owned()).collect())
     };
     if let Some(text) = rest.strip_prefix("notin") {
         return set(text, Operator::NotIn);
@@ -258,7 +279,7 @@ fn parse_requirement(part: &str) -> Result<Requirement, String> {
     if let Some(text) = rest.strip_prefix("in") {
         return set(text, Operator::In);
     }
-    let found = rest.split_whitespace().next().unwrap_or("");
+    let found = rest.split(is_blank).next().unwrap_or("");
     Err(format!("unable to parse requirement: found '{found}', expected: in, notin, =, ==, !=, gt, lt"))
 }
 
@@ -266,25 +287,22 @@ fn requirement(key: &str, operator: Operator, mut values: Vec<String>) -> Result
     if let Some(wrong) = names::qualified(key).into_iter().next() {
         return Err(format!("unable to parse requirement: <nil>: Invalid value: {key:?}: {wrong}"));
     }
-    if matches!(operator, Operator::Gt | Operator::Lt) {
-        if values.iter().any(|v| v.parse::<i64>().is_err()) {
-            let value = values.join("");
-            return Err(format!(
-                "unable to parse requirement: values[0][{key}]: Invalid value: {value:?}: for 'Gt', 'Lt' operators, \
-                    the value must be an integer"
-            ));
-        }
-    } else {
-        for (index, value) in values.iter().enumerate() {
-            if let Some(wrong) = names::label_value(value).into_iter().next() {
-                return Err(format!(
-                    "unable to parse requirement: values[{index}][{key}]: Invalid value: {value:?}: {wrong}"
-                ));
-            }
-        }
+    let is_number = |value: &str| value.parse::<i64>().is_ok();
+    if let (Operator::Gt | Operator::Lt, Some(value)) = (operator, values.iter().find(|value| !is_number(value))) {
+        return Err(format!(
+            "unable to parse requirement: values[0]: Invalid value: {value:?}: for 'Gt', 'Lt' operators, the value \
+                must be an integer"
+        ));
     }
     values.sort();
     values.dedup();
+    for (index, value) in values.iter().enumerate() {
+        if let Some(wrong) = names::label_value(value).into_iter().next() {
+            return Err(format!(
+                "unable to parse requirement: values[{index}][{key}]: Invalid value: {value:?}: {wrong}"
+            ));
+        }
+    }
     Ok(Requirement { key: key.to_owned(), operator, values })
 }
 
@@ -422,6 +440,9 @@ fn unescape(value: &str) -> Result<String, String> {
     Ok(out)
 }
 
+#[cfg(test)]
+#[path = "selector_tests.rs"]
+mod operator_tests;
 #[cfg(test)]
 mod tests {
     use serde_json::json;
