@@ -441,7 +441,6 @@ fn unescape(value: &str) -> Result<String, String> {
 }
 
 #[cfg(test)]
-#[path = "selector_tests.rs"]
 mod operator_tests;
 #[cfg(test)]
 mod tests {

@@ -183,6 +183,10 @@ fn conflicts_name_subresources_items_and_values() {
     let begins =
         "Apply failed with 1 conflict: conflict with \"controller\" with subresource \"status\" using apps/v1:";
     assert_eq!(told, format!("{begins} .status.replicas"));
+    let mut empty = of(1);
+    empty["status"] = json!({});
+    let live = apply(kind, Some(&of(1)), &empty, true, status("me")).expect("applies");
+    assert_eq!(fields_of(&live, "me"), json!({ "f:status": {} }));
     // Through the object itself nobody comes to own its status.
     let live = apply(kind, None, &of(1), false, writer("me", 0)).expect("applies");
     assert_eq!(fields_of(&live, "me"), json!({ "f:spec": { "f:replicas": {} } }));
@@ -247,6 +251,12 @@ fn keep_times_gives_back_what_differs_by_time_alone() {
     for index in [0, 1] {
         assert_eq!(kept(&later(&live, index)), live);
     }
+    // An entry that has no time yet is the same as one that has.
+    let mut timeless = live.clone();
+    timeless["metadata"]["managedFields"][0].as_object_mut().map(|entry| entry.remove("time"));
+    let mut new = live.clone();
+    keep_times(&timeless, &mut new);
+    assert_eq!(new, timeless);
     let changed = |path: &[&str], value: Value| {
         let mut changed = later(&live, 0);
         let (last, before) = path.split_last().expect("a path");
@@ -378,6 +388,17 @@ fn conformance_who_owns_a_scale_owns_the_number_in_its_object_alone() {
         entries(&scaled).into_iter().filter(|one| one.0 == "scaler").collect::<Vec<_>>(),
         [entry("scaler", "Apply", 6)]
     );
+    // Who says other things of a Scale does not come to own the number.
+    let mut labels = scale.clone();
+    labels["metadata"]["managedFields"] = json!([{ "manager": "other", "operation": "Apply",
+        "apiVersion": "autoscaling/v1", "subresource": "scale", "fieldsType": "FieldsV1",
+        "fieldsV1": { "f:metadata": { "f:labels": { "f:l": {} } } } }]);
+    let mut unowned = scaled.clone();
+    keep_managers(kind, &mut unowned, &mut labels, &path, now(7));
+    assert_eq!((fields_of(&unowned, "other"), fields_of(&unowned, "scaler")), (Value::Null, Value::Null));
+    let mut bare_set = json!({ "metadata": { "name": "a", "managedFields": [own] }, "spec": { "replicas": 5 } });
+    keep_managers(kind, &mut bare_set, &mut json!({ "metadata": {} }), &path, now(7));
+    assert_eq!(bare_set["metadata"], json!({ "name": "a" }), "who owned nothing else is gone");
     // Where the kind's own version has no Scale, nothing is taken over.
     let before = scaled.clone();
     keep_managers(kind, &mut scaled, &mut written.clone(), &|_| None, now(7));

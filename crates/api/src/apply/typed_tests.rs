@@ -90,6 +90,12 @@ fn a_list_with_repeated_items_has_one_owner() {
     let other = of(json!([{ "name": "D" }]));
     let refused = apply_pod(Some(&twice), &other, "two", false).expect_err("a conflict").message;
     assert!(refused.ends_with(".spec.containers[name=\"c\"].env"), "{refused}");
+    // Who makes it so becomes the owner of it all.
+    let once = of(json!([{ "name": "B" }]));
+    let live = apply_pod(None, &once, "one", false).expect("applies");
+    let mut made = of(json!([{ "name": "B" }, { "name": "B" }]));
+    manage_update(&kinds::POD, Some(&mut live.clone()), &mut made, writer("four", 2));
+    assert_eq!(owned(&made, "four"), json!({}));
     // When it is mended its items have owners again.
     let mut once = of(json!([{ "name": "B" }, { "name": "A", "value": "1" }]));
     manage_update(&kinds::POD, Some(&mut twice.clone()), &mut once, writer("three", 2));
@@ -178,6 +184,19 @@ fn conformance_custom_resources_are_owned_as_their_schema_says() {
     assert_eq!(shown("spec.containers[1].ports[1].z"), port);
     assert_eq!(shown("spec.containers[1].args[0].z"), ".spec.containers[name=\"c\"].args[0].z");
     assert_eq!(shown("spec.containers[7].z"), ".spec.containers[7].z");
+}
+
+#[test]
+fn what_is_taken_away_goes_with_all_below() {
+    let set = |json: Value| Set::from_json(&json).expect("a set");
+    let all = set(json!({ "f:a": { ".": {}, "f:b": { "f:c": {} } }, "f:d": { "f:e": {}, "f:f": {} } }));
+    assert_eq!(all.difference(&set(json!({ "f:a": {} }))), set(json!({ "f:d": { "f:e": {}, "f:f": {} } })));
+    assert_eq!(
+        all.difference(&set(json!({ "f:a": { "f:b": {} }, "f:d": { "f:e": {} } }))),
+        set(json!({ "f:a": {}, "f:d": { "f:f": {} } }))
+    );
+    assert_eq!(all.difference(&Set::default()), all);
+    assert_eq!(Set::default().difference(&all), Set::default());
 }
 
 /// A manifest need not say anything of metadata but the name, which nobody owns.

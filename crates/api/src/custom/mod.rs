@@ -22,3 +22,5 @@ pub mod values;
 mod rule_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod value_tests;

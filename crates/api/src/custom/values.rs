@@ -84,13 +84,13 @@ fn prune_metadata(fields: &mut Map<String, Value>, path: &str, dropped: &mut Vec
     });
 }
 
-/// Fills in `default`s. A null that may not be one is taken for a field that is not set.
+/// Fills in `default`s. A null that may not be one is taken for a field that is not set; as an item of a list, which
+/// cannot go, it stays where it has no default.
 pub fn fill_in(schema: &Schema, value: &mut Value) {
     match value {
         Value::Object(fields) => {
-            fields.retain(|name, value| {
-                !value.is_null() || schema.field(name).is_none_or(|below| below.nullable || below.type_ == Type::Any)
-            });
+            fields.iter_mut().for_each(|(name, value)| fill_in_null(schema.field(name), value));
+            fields.retain(|name, value| !value.is_null() || schema.field(name).is_none_or(|below| below.nullable));
             for (name, below) in &schema.properties {
                 if let Some(default) = &below.default
                     && !fields.contains_key(&**name)
@@ -106,10 +106,22 @@ pub fn fill_in(schema: &Schema, value: &mut Value) {
         }
         Value::Array(items) => {
             if let Some(below) = &schema.items {
-                items.iter_mut().for_each(|item| fill_in(below, item));
+                for item in items {
+                    fill_in_null(Some(below), item);
+                    fill_in(below, item);
+                }
             }
         }
         _ => {}
+    }
+}
+
+/// Makes a null that may not be one what its schema has as a default.
+fn fill_in_null(schema: Option<&Schema>, value: &mut Value) {
+    let default =
+        schema.filter(|schema| value.is_null() && !schema.nullable).and_then(|schema| schema.default.as_ref());
+    if let Some(default) = default {
+        *value = (**default).clone();
     }
 }
 
@@ -271,7 +283,10 @@ fn check_number(rules: &Rules, number: f64, refuse: &mut impl FnMut(String)) {
         Some((most, false)) if number > most => refuse(format!("should be less than or equal to {most}")),
         _ => {}
     }
-    if let Some(of) = rules.multiple_of.filter(|of| (number / of).fract().abs() > f64::EPSILON) {
+    // As many as there are in a number that no binary fraction is: 0.3 is 3 times 0.1, and 2.9999999999999996 by division.
+    let times = |of: f64| if of < 1.0 { number * (1.0 / of) } else { number / of };
+    let is_whole = |times: f64| (times - times.round()).abs() <= 1e-9 * times.abs();
+    if let Some(of) = rules.multiple_of.filter(|of| !is_whole(times(*of))) {
         refuse(format!("should be a multiple of {of}"));
     }
 }
