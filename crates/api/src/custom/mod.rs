@@ -21,6 +21,8 @@ pub mod values;
 #[cfg(test)]
 mod rule_tests;
 #[cfg(test)]
+mod structural_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod value_tests;

@@ -127,7 +127,8 @@ fn conformance_each_bound_of_a_length_holds_itself() {
         assert_eq!(fits(&list, &value), is_right, "{value}");
     }
     assert_eq!(faults(&list, &json!([])), ["f: Invalid value: []: f in body should have at least 1 items"]);
-    let map = json!({ "type": "object", "minProperties": 1, "maxProperties": 2, "additionalProperties": { "type": "integer" } });
+    let map = json!({ "type": "object", "minProperties": 1, "maxProperties": 2,
+        "additionalProperties": { "type": "integer" } });
     for (value, is_right) in [
         (json!({}), false),
         (json!({ "a": 1 }), true),

@@ -7,6 +7,8 @@
 
 pub mod budget;
 pub mod decode;
+#[cfg(test)]
+mod decode_tests;
 pub mod list_keys;
 mod omitted;
 pub mod parse;
