@@ -219,6 +219,33 @@ mod tests {
         assert!(run(&mut world, 1_000_000));
     }
 
+    /// A node that was well and is gone, and one that comes, have something to say of the pods that wait there.
+    #[test]
+    fn s13_a_pod_is_asked_about_when_its_node_stops_or_begins_to_be_well() {
+        let ready = |status: &str| node("n1", json!({"status": {"conditions": [{"type": "Ready", "status": status}]}}));
+        for (before, after, is_news) in [
+            (Some("True"), None, true),
+            (None, Some("True"), true),
+            (Some("True"), Some("Unknown"), true),
+            (Some("Unknown"), Some("True"), true),
+            (Some("Unknown"), Some("False"), false),
+            (Some("Unknown"), None, false),
+            (None, Some("Unknown"), false),
+        ] {
+            let of = |status: Option<&str>| {
+                let mut world = world(Some(300));
+                world.remove(&kinds::NODE, &ObjectKey::new("", "n1"));
+                status.map(ready).into_iter().for_each(|node| world.put(node));
+                world
+            };
+            let (before_world, after_world) = (of(before), of(after));
+            let change = Change { kind: kinds::NODE.clone(), key: ObjectKey::new("", "n1"), old: None, new: None };
+            let mut woken = Vec::new();
+            keys(&before_world.snapshot, &after_world.snapshot, &change, &mut |key| woken.push(key.name.to_string()));
+            assert_eq!(woken == ["a"], is_news, "{before:?} {after:?}");
+        }
+    }
+
     /// Nobody asks about it but for what wakes it, and the time that it named.
     #[test]
     fn s13_the_wait_is_said_while_the_node_is_silent_and_ends_by_itself() {

@@ -140,6 +140,9 @@ fn the_finalizers_of_an_owner_that_stays_take_nothing_from_its_dependents() {
         world.ask_anew();
         assert_eq!(rest(&mut world), ["a", "b", "both", "child", "grand"], "{finalizer}");
         assert_eq!(world.revision(), before, "{finalizer}: nothing is written");
+        let key = garbagecollector::key_for(&CONFIG_MAP, &ObjectKey::new("ns", "child"));
+        let decision = (garbagecollector::CONTROLLER.reconcile)(&world.snapshot, &key, Timestamp::UNIX_EPOCH);
+        assert_eq!(decision.writes, [], "{finalizer}: also when it is asked about by itself");
     }
 }
 

@@ -3,6 +3,7 @@
 use super::pending::with;
 use super::*;
 use crate::controllers::persistentvolume::asked;
+use crate::decision::Write;
 
 /// `v`, which belongs to the claim `data` of uid `u`.
 fn held_volume(policy: &str, over: Value) -> Value {
@@ -49,6 +50,12 @@ fn v1_v6_a_volume_is_its_claims_by_uid_and_free_again_only_if_it_was_never_used(
             "Available data u",
         ),
         ("its claim chose another", json!({}), Some(of_uid("u", named("w"))), "Available data -"),
+        (
+            "the same, and it was too small anyway",
+            json!({"spec": {"capacity": {"storage": "1Mi"}}}),
+            Some(of_uid("u", named("w"))),
+            "Available data -",
+        ),
         ("the same, bound here", noted(BOUND_BY_CONTROLLER), Some(of_uid("u", named("w"))), "Available - -"),
         ("the same, made for it", noted(PROVISIONED_BY), Some(of_uid("u", named("w"))), "gone - -"),
         ("the same, once bound", was_bound(json!({})), Some(of_uid("u", named("w"))), "Released data u"),
@@ -99,6 +106,23 @@ fn v3_delete_is_for_whoever_made_the_volume() {
     }
 }
 
+/// A8: what was seen to be released is deleted as it was seen, unless this decision itself writes it before.
+#[test]
+fn a8_v3_a_volume_is_deleted_in_the_version_that_was_seen() {
+    let made = json!({"metadata": {"annotations": {PROVISIONED_BY: BUILT_IN[0]}}});
+    for (phase, writes) in [("Released", 1), ("Bound", 2)] {
+        let mut world = World::default();
+        world.put(held_volume("Delete", with(made.clone(), json!({"status": {"phase": phase}}))));
+        let key = ObjectKey::new("", "v");
+        let decision = (persistentvolume::CONTROLLER.reconcile)(&world.snapshot, &key, Timestamp::UNIX_EPOCH);
+        assert_eq!(decision.writes.len(), writes, "{phase}");
+        let Some(Write::Delete { uid, resource_version, .. }) = decision.writes.last() else {
+            panic!("a deletion: {decision:?}")
+        };
+        assert_eq!((uid.is_empty(), resource_version.is_some()), (false, phase == "Released"), "{phase}");
+    }
+}
+
 #[test]
 fn v3_one_node_empties_a_volume_for_one_claim() {
     let notes = |notes: Value| json!({"metadata": {"annotations": notes}});
@@ -139,6 +163,8 @@ fn v3_a_node_empties_only_what_it_was_asked_to_for_the_claim_that_is_gone() {
         (notes(json!({RECYCLED: "u"})), "n1", None),
         (notes(json!({RECYCLED: "x"})), "n1", Some("u")),
         (json!({"spec": {"claimRef": {"uid": "x"}}}), "n1", None),
+        // Reserved for nobody's uid, on nobody's behalf.
+        (with(notes(json!({RECYCLE: ""})), json!({"spec": {"claimRef": {"uid": ""}}})), "n1", None),
         (json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}}), "n1", None),
         (json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}), "n1", None),
     ];

@@ -230,6 +230,9 @@ fn a_rolling_update_goes_from_the_highest_down_past_what_is_unavailable_s6_s7() 
         (1, ["unready", "+well", "+leaving"], vec![], budget()),
         (3, ["unready", "well", "+leaving"], vec!["web-1"], budget()),
         (2, ["well", "well", "+leaving"], vec!["web-1"], budget()),
+        // One that is away and one that is taken away are two that are not there.
+        (4, ["unready", "well", "+leaving"], vec!["web-1"], budget()),
+        (4, ["unready", "+missing", "well"], vec!["web-2"], budget()),
     ] {
         let strategy = json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": most}});
         let mut world = world(json!({"podManagementPolicy": "Parallel", "updateStrategy": strategy}));
@@ -293,6 +296,23 @@ fn the_current_revision_moves_on_when_every_pod_is_new_and_ready_s6() {
             (json!(3), json!(3))
         );
     }
+    // A pod that the set shall not have is one of the old revision as long as it is there.
+    let mut world = of("Parallel", "RollingUpdate");
+    world.patch(&POD, "default", "web-2", json!({"metadata": {"finalizers": ["x.io/held"]}}));
+    world.patch(&STATEFUL_SET, "default", "web", json!({"spec": {"replicas": 2}}));
+    change(&mut world, image("good:2")["spec"].clone());
+    let update = {
+        work(&mut world, now());
+        status(&world)["updateRevision"].clone()
+    };
+    for name in ["web-0", "web-1"] {
+        world.patch(&POD, "default", name, json!({"metadata": {"labels": {"controller-revision-hash": update}}}));
+    }
+    work(&mut world, now());
+    assert_eq!((pods(&world).len(), moved(&world)), (3, false));
+    world.remove(&POD, &ObjectKey::new("default", "web-2"));
+    work(&mut world, now());
+    assert_eq!((pods(&world).len(), moved(&world)), (2, true));
     // Ready says nothing of a pod that does not run.
     let mut world = of("OrderedReady", "RollingUpdate");
     world.patch(&POD, "default", "web-0", json!({"status": {"phase": "Pending"}}));
@@ -415,6 +435,8 @@ fn s3_an_ordinal_is_written_in_one_way() {
     let labels = identity::identity_labels("web-7", 7);
     assert!(identity::is_said_by(Some(&labels), "web-7", 7));
     assert!(!identity::is_said_by(Some(&labels), "web-8", 8));
+    assert!(!identity::is_said_by(Some(&labels), "other-7", 7), "of the same ordinal, and another's");
+    assert!(!identity::is_said_by(Some(&labels), "web-7", 8));
     let padded = labels.into_iter().map(|(key, value)| (key, value.replacen('7', "07", 1))).collect();
     assert!(!identity::is_said_by(Some(&padded), "web-7", 7));
     assert!(!identity::is_said_by(None, "web-7", 7));

@@ -74,6 +74,18 @@ fn min_ready_seconds_holds_back_a_rolling_update_and_a_scale_in_s5_s6() {
     assert_eq!(going(&world), [""; 0], "one that stays is not available yet");
     work(&mut world, in_seconds(20));
     assert_eq!(going(&world), ["web-2"]);
+
+    // Of those that go, too: by time alone, whatever else happens.
+    let mut world = self::world(json!({"minReadySeconds": 30}));
+    rest(&mut world);
+    ready_for(&mut world, "web-1", 5);
+    ready_for(&mut world, "web-2", 10);
+    change(&mut world, json!({"replicas": 1}));
+    work(&mut world, now());
+    assert_eq!(going(&world), [""; 0], "neither is available");
+    assert_eq!(decided(&world, now()).wake_at, Some(in_seconds(20)), "the highest is, first");
+    work(&mut world, in_seconds(20));
+    assert_eq!(going(&world), ["web-2"]);
 }
 
 #[test]
@@ -272,8 +284,18 @@ fn a_claim_has_the_owners_that_the_policy_says_and_strangers_s8_s10() {
         let shown = |owner: &Value| format!("{}/{}", owner["kind"].as_str().unwrap(), owner["name"].as_str().unwrap());
         assert_eq!(left.iter().map(shown).collect::<Vec<_>>(), expected, "{policy} {owners}");
     }
+    // A claim of a pod that was scaled in long ago, at a set that has nothing else to do.
+    let mut world = self::world(json!({"replicas": 1}));
+    rest(&mut world);
+    let mut claim = world.get(&PERSISTENT_VOLUME_CLAIM, "default", "data-web-0");
+    claim["metadata"] = json!({"namespace": "default", "name": "data-web-5", "labels": {"app": "web"},
+        "ownerReferences": [set()]});
+    world.put(claim);
+    world.settle(&[statefulset::CONTROLLER], now());
+    let left = world.get(&PERSISTENT_VOLUME_CLAIM, "default", "data-web-5")["metadata"]["ownerReferences"].clone();
+    assert!(left.as_array().is_none_or(Vec::is_empty), "{left}");
     // A claim that goes with its set is no reason not to make its pod again.
-    let mut world = world(json!({"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete"}}));
+    let mut world = self::world(json!({"persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete"}}));
     rest(&mut world);
     world.remove(&POD, &ObjectKey::new("default", "web-1"));
     rest(&mut world);
