@@ -90,6 +90,10 @@ fn a_list_with_repeated_items_has_one_owner() {
     let other = of(json!([{ "name": "D" }]));
     let refused = apply_pod(Some(&twice), &other, "two", false).expect_err("a conflict").message;
     assert!(refused.ends_with(".spec.containers[name=\"c\"].env"), "{refused}");
+    // By force it is what the configuration says, and nothing is guessed of what went together.
+    let both = of(json!([{ "name": "B", "value": "2" }, { "name": "D" }]));
+    let forced = apply_pod(Some(&twice), &both, "two", true).expect("forced");
+    assert_eq!(forced["spec"], both["spec"]);
     // Who makes it so becomes the owner of it all.
     let once = of(json!([{ "name": "B" }]));
     let live = apply_pod(None, &once, "one", false).expect("applies");
@@ -162,6 +166,14 @@ fn conformance_custom_resources_are_owned_as_their_schema_says() {
         "f:status": { "f:x": {} },
     });
     assert_eq!(fields_of(&live, "one"), expected);
+    // A field that `properties` names is not one of the others.
+    let kind_of_sets = custom(json!({ "spec": { "type": "object", "additionalProperties": {
+        "type": "array", "x-kubernetes-list-type": "set", "items": text } } }));
+    let words = |words: Value| foo(json!({ "spec": { "s": words } }));
+    let one = applied(&kind_of_sets, None, &words(json!(["a"])), "one").expect("applies");
+    let two = applied(&kind_of_sets, Some(&one), &words(json!(["b"])), "two").expect("another item");
+    assert_eq!(two["spec"]["s"], json!(["a", "b"]));
+    assert_eq!(fields_of(&two, "two")["f:spec"], json!({ "f:s": { ".": {}, "v:\"b\"": {} } }));
     // What is a struct goes with what nobody owns, a map does not.
     let mut filled = live.clone();
     filled["spec"]["named"]["y"] = "default".into();
@@ -197,6 +209,9 @@ fn what_is_taken_away_goes_with_all_below() {
     );
     assert_eq!(all.difference(&Set::default()), all);
     assert_eq!(Set::default().difference(&all), Set::default());
+    for most in 0..5 {
+        assert_eq!(all.paths(most).len(), most.min(all.len()), "X4: no more than are asked for");
+    }
 }
 
 /// A manifest need not say anything of metadata but the name, which nobody owns.

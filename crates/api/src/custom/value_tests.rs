@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::schema::Schema;
-use super::values::{fill_in, prune, validate};
+use super::values::{fill_in, prune, validate, validate_changed};
 
 /// What is wrong with the field `f` of this schema, without where.
 fn faults(field: &Value, value: &Value) -> Vec<String> {
@@ -215,6 +215,26 @@ fn conformance_what_may_stand_once_does() {
     let same = json!([{ "k": 1, "l": 1, "v": 1 }, { "k": 1, "l": 1, "v": 2 }]);
     assert_eq!(faults(&keyed, &same), ["f[1]: Duplicate value: {\"k\":1,\"l\":1}"]);
     assert_eq!(faults(&keyed, &json!([{ "k": 1 }, { "k": 1 }])), ["f[1]: Duplicate value: {\"k\":1}"]);
+}
+
+/// What stood twice before may go on to; what is wrong beside it, or stands twice only now, may not.
+#[test]
+fn conformance_what_stood_twice_before_excuses_nothing_else() {
+    let schema = Schema::compile(&json!({ "type": "object", "properties": {
+        "set": { "type": "array", "x-kubernetes-list-type": "set", "items": { "type": "string" } },
+        "size": { "type": "integer", "maximum": 5 } } }));
+    let changed = |old: Value, new: Value| {
+        let mut causes = Vec::new();
+        validate_changed(&schema, &new, &old, &mut causes);
+        causes.into_iter().map(|cause| cause.field).collect::<Vec<_>>()
+    };
+    let none = Vec::<String>::new();
+    let of = |set: Value, size: i64| json!({ "set": set, "size": size });
+    assert_eq!(changed(of(json!(["a", "a"]), 1), of(json!(["a", "a", "b"]), 1)), none);
+    assert_eq!(changed(of(json!(["a", "a"]), 1), of(json!(["a", "a", "b"]), 9)), ["size"]);
+    assert_eq!(changed(of(json!(["a"]), 1), of(json!(["a", "a"]), 1)), ["set[1]"]);
+    assert_eq!(changed(of(json!(["a"]), 9), of(json!(["a", "a"]), 9)), ["set[1]"]);
+    assert_eq!(changed(of(json!(["a"]), 9), of(json!(["a", "b"]), 8)), ["size"]);
 }
 
 #[test]

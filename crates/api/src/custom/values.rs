@@ -284,9 +284,8 @@ fn check_number(rules: &Rules, number: f64, refuse: &mut impl FnMut(String)) {
         _ => {}
     }
     // What is a decimal fraction is no binary one: 0.3 is 3 times 0.1, and by division 2.9999999999999996 times.
-    let times = |of: f64| if of < 1.0 { number * (1.0 / of) } else { number / of };
     let is_whole = |times: f64| (times - times.round()).abs() <= 1e-9 * times.abs();
-    if let Some(of) = rules.multiple_of.filter(|of| !is_whole(times(*of))) {
+    if let Some(of) = rules.multiple_of.filter(|of| !is_whole(number / of)) {
         refuse(format!("should be a multiple of {of}"));
     }
 }

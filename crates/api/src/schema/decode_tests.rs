@@ -68,6 +68,10 @@ fn conformance_configurations_are_json_or_yaml() {
     let (config, found) = decode_config(&kinds::CONFIG_MAP, json.as_bytes()).expect("JSON");
     assert_eq!(config["data"], json!({ "a": "2" }));
     assert_eq!(found, ["duplicate field \"data.a\"", "unknown field \"zz\""]);
+    let other =
+        "{ \"zz\": 1, \"apiVersion\": \"v1\", \"kind\": \"ConfigMap\", \"data\": { \"a\": \"1\", \"a\": \"2\" } }";
+    let (_, found) = decode_config(&kinds::CONFIG_MAP, other.as_bytes()).expect("JSON");
+    assert_eq!(found, ["unknown field \"zz\"", "duplicate field \"data.a\""], "in the order of the body");
     let yaml = "zz: 1\napiVersion: v1\nkind: ConfigMap\ndata:\n  a: '1'\n  a: '2'\n";
     let (config, found) = decode_config(&kinds::CONFIG_MAP, yaml.as_bytes()).expect("YAML");
     assert_eq!(config["data"], json!({ "a": "2" }));
