@@ -16,7 +16,8 @@ pub fn run(args: &NfsServerArgs) -> Result<()> {
         portmapper: !args.no_portmapper,
         state_dir: args.state_dir.clone(),
     })?;
-    say!("mainstay: NFS ready    {}   {} export(s)", listening.address, args.exports.len());
+    let exports = if args.exports.len() == 1 { "export" } else { "exports" };
+    say!("mainstay: NFS ready    {}   {} {exports}", listening.address, args.exports.len());
     if !listening.has_portmapper() && !args.no_portmapper {
         say!("mainstay: port 111 is taken: clients mount with -o port={0},mountport={0}", listening.address.port());
     }

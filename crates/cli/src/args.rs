@@ -119,7 +119,7 @@ pub struct ServerArgs {
     /// The cluster's DNS domain.
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
     pub cluster_domain: String,
-    /// How packets get from one machine's pods to another's.
+    /// How packets get from one machine's pods to another's: `vxlan`, `routes` or `wireguard`.
     #[arg(long, value_name = "KIND", default_value = "vxlan", value_parser = pod_network)]
     pub pod_network: String,
     #[command(flatten)]
@@ -127,7 +127,7 @@ pub struct ServerArgs {
     /// The key that seals the cluster's keys in etcd, the same on every server [default: DIR/seal.key].
     #[arg(long, value_name = "FILE")]
     pub seal_key_file: Option<PathBuf>,
-    /// Further issuers of tokens, and where nobody in particular may look: an AuthenticationConfiguration.
+    /// Further issuers of tokens, and the paths that anonymous requests may read: an AuthenticationConfiguration.
     #[arg(long, value_name = "FILE")]
     pub authentication_config: Option<PathBuf>,
     /// Users by fixed tokens: lines of `token,user,uid,"group1,group2"`.
@@ -136,10 +136,10 @@ pub struct ServerArgs {
     /// Which resources are encrypted on the disk, and by which keys: an EncryptionConfiguration.
     #[arg(long, value_name = "FILE")]
     pub encryption_provider_config: Option<PathBuf>,
-    /// What of requests is recorded: an audit.k8s.io/v1 Policy.
+    /// What the audit log records of requests: an audit.k8s.io/v1 Policy.
     #[arg(long, value_name = "FILE", requires = "audit_log_path")]
     pub audit_policy_file: Option<PathBuf>,
-    /// Where it is recorded; `-` is standard output.
+    /// Where the audit log is written; `-` is standard output.
     #[arg(long, value_name = "FILE", requires = "audit_policy_file")]
     pub audit_log_path: Option<PathBuf>,
     /// Begin a new, empty cluster in a folder that holds another one's data: its store is set aside, its pods are
@@ -213,7 +213,7 @@ pub struct NodeArgs {
     /// Kernel parameters of their namespaces that pods may set beside the safe ones, such as `net.core.*,kernel.msg*`.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     pub allowed_unsafe_sysctls: Vec<String>,
-    /// How little there may be of what before this node takes no new pods and evicts some, such as
+    /// Below which amounts this node takes no new pods and evicts some, such as
     /// `nodefs.available<10%,memory.available<100Mi`; what is not named has no threshold, and nothing has where it is
     /// empty [default: memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,
     /// imagefs.inodesFree<5%, and of the two disks' bytes at most 1Gi].
@@ -300,7 +300,7 @@ pub struct AdminArgs {
 /// `mainstay down`.
 #[derive(Debug, Args)]
 pub struct DownArgs {
-    /// The folder that `up` was given.
+    /// The folder that `up` or `join` was given.
     #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
     pub data_dir: PathBuf,
 }
@@ -308,7 +308,7 @@ pub struct DownArgs {
 /// `mainstay nfs-server`.
 #[derive(Debug, Args)]
 pub struct NfsServerArgs {
-    /// A folder to export, and how: `PATH[:ro,no_root_squash,all_squash,clients=CIDR,clients=CIDR…]`.
+    /// A folder to export, and how: `PATH[:ro,no_root_squash,all_squash,clients=CIDR…,provisioners=CIDR…]`.
     #[arg(long = "export", value_name = "PATH[:OPTIONS]", required = true)]
     pub exports: Vec<String>,
     /// Where NFS, the mount protocol and the port mapper's answers are served, over TCP.
@@ -338,13 +338,13 @@ pub enum ImageCommand {
     },
     /// List the images.
     Ls {
-        /// The folder that `up` was given.
+        /// The folder that `up` or `join` was given.
         #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
         data_dir: PathBuf,
     },
     /// Pull an image from a registry.
     Pull {
-        /// The folder that `up` was given.
+        /// The folder that `up` or `join` was given.
         #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
         data_dir: PathBuf,
         /// `[registry/]name[:tag|@digest]`.
@@ -357,14 +357,14 @@ pub enum ImageCommand {
 pub enum StoreCommand {
     /// Look at every page and every row; name what is damaged. Changes nothing.
     Check {
-        /// The folder that `up` was given.
+        /// The folder that `up` or `server` was given.
         #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
         data_dir: PathBuf,
     },
     /// Save every row that is sound, a line of JSON each; name what is damaged. Secrets are in it, encrypted where the
     /// store has them so.
     Export {
-        /// The folder that `up` was given.
+        /// The folder that `up` or `server` was given.
         #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
         data_dir: PathBuf,
         #[command(flatten)]
@@ -376,7 +376,7 @@ pub enum StoreCommand {
     /// Put an export into etcd, where nothing of a cluster is yet. Its revision goes forward, beyond the export's. The
     /// store in DIR is set aside: the servers are started with the same --store from then on.
     Import {
-        /// The folder that `up` was given: that of the cluster's keys.
+        /// The folder that `up` or `server` was given: that of the cluster's keys.
         #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
         data_dir: PathBuf,
         #[command(flatten)]
@@ -387,7 +387,7 @@ pub enum StoreCommand {
     },
     /// Make the store anew from an export. Its revision goes forward, beyond all that was there before.
     Restore {
-        /// The folder that `up` was given, or is to be given.
+        /// The folder that `up` or `server` was given, or is to be given.
         #[arg(long, value_name = "DIR", default_value = DATA_DIR)]
         data_dir: PathBuf,
         /// An export.
