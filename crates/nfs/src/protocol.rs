@@ -62,18 +62,15 @@ pub mod status {
     pub const PERM: u32 = 1;
     pub const NOENT: u32 = 2;
     pub const IO: u32 = 5;
-    pub const NXIO: u32 = 6;
     pub const ACCES: u32 = 13;
     pub const EXIST: u32 = 17;
     pub const XDEV: u32 = 18;
-    pub const NODEV: u32 = 19;
     pub const NOTDIR: u32 = 20;
     pub const ISDIR: u32 = 21;
     pub const INVAL: u32 = 22;
     pub const FBIG: u32 = 27;
     pub const NOSPC: u32 = 28;
     pub const ROFS: u32 = 30;
-    pub const MLINK: u32 = 31;
     pub const NAMETOOLONG: u32 = 63;
     pub const NOTEMPTY: u32 = 66;
     pub const DQUOT: u32 = 69;
@@ -83,7 +80,6 @@ pub mod status {
     pub const BAD_COOKIE: u32 = 10_003;
     pub const NOTSUPP: u32 = 10_004;
     pub const TOOSMALL: u32 = 10_005;
-    pub const SERVERFAULT: u32 = 10_006;
     pub const BADTYPE: u32 = 10_007;
     pub const JUKEBOX: u32 = 10_008;
 }

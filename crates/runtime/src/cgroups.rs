@@ -303,17 +303,6 @@ impl Cgroups {
         first_error
     }
 
-    /// Removes the group's parents up to the instance's root, as far as they are empty.
-    pub fn prune_parents(&self, relative: &str) {
-        let mut parent = Path::new(relative.trim_matches('/')).parent();
-        while let Some(path) = parent.filter(|path| !path.as_os_str().is_empty()) {
-            for folder in self.folders(&path.to_string_lossy()) {
-                let _ = fs::remove_dir(folder);
-            }
-            parent = path.parent();
-        }
-    }
-
     /// Keeps containers, all together, from taking every process number of the machine (X6): an eighth is left to
     /// others, so that a fork bomb does not stop the host. Best effort: without the controller there is no such limit.
     pub fn leave_processes_to_others(&self) {

@@ -446,12 +446,6 @@ impl Store {
         self.0.shared.read().keys.get_key_value(key).map(|(key, stored)| stored.entry(key))
     }
 
-    /// A key's state, and the revision at which it is that.
-    pub fn get_with_revision(&self, key: &[u8]) -> (Option<Entry>, Revision) {
-        let state = self.0.shared.read();
-        (state.keys.get_key_value(key).map(|(key, stored)| stored.entry(key)), state.revision)
-    }
-
     /// At most `limit` of the keys that begin with `prefix`, in order, from the first one after `after`, as of the
     /// revision `at` (else of the newest). All pages of a list are consistent when each is asked for at the first
     /// one's revision.

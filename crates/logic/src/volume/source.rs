@@ -50,11 +50,6 @@ impl Wanted<'_> {
     pub fn is_snapshot(&self, name: &str) -> bool {
         (self.group, self.kind, self.name) == (SNAPSHOT_GROUP, "VolumeSnapshot", name)
     }
-
-    /// Whether it is a claim of the claim's namespace with this name.
-    pub fn is_claim(&self, name: &str) -> bool {
-        (self.group, self.kind, self.name) == ("", "PersistentVolumeClaim", name)
-    }
 }
 
 /// `spec.dataSourceRef`, else `spec.dataSource`.

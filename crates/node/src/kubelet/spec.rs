@@ -1,7 +1,6 @@
 //! A pod's spec as the runtime wants it: everything resolved, nothing left to look up.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
@@ -488,12 +487,6 @@ fn signal(name: &str) -> Option<i32> {
         ("WINCH", libc::SIGWINCH),
     ];
     names.into_iter().find(|(known, _)| *known == bare).map(|(_, number)| number)
-}
-
-/// Whether this machine can take the folder at all; told at the start rather than at the first pod.
-pub fn check_data_dir(path: &Path) -> std::io::Result<()> {
-    make_private_dir(path)?;
-    fs::metadata(path).map(|_| ())
 }
 
 #[cfg(test)]

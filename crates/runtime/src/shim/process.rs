@@ -127,13 +127,6 @@ pub fn signal(pidfd: RawFd, signal: i32) {
     }
 }
 
-/// Waits for the end of a pidfd's process.
-pub fn wait_for_end(pidfd: RawFd) {
-    let mut polled = libc::pollfd { fd: pidfd, events: libc::POLLIN, revents: 0 };
-    // SAFETY: one valid entry. An interrupted wait goes on.
-    while unsafe { libc::poll(&raw mut polled, 1, -1) } < 0 {}
-}
-
 /// Whether the process of a pidfd has ended.
 pub fn has_ended(pidfd: RawFd) -> bool {
     let mut polled = libc::pollfd { fd: pidfd, events: libc::POLLIN, revents: 0 };
