@@ -255,5 +255,4 @@ pub(crate) fn hint(error: &OpenError) -> &'static str {
 }
 
 #[cfg(test)]
-#[path = "identity_tests.rs"]
 mod tests;

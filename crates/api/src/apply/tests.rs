@@ -1,3 +1,5 @@
+//! Server-side apply: who owns what, what goes, and what is refused.
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

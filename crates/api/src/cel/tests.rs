@@ -1,3 +1,5 @@
+//! Expressions: what they come to, what they cost, and what does not compile.
+
 use std::sync::Arc;
 
 use serde_json::json;

@@ -1,3 +1,5 @@
+//! Custom resources by their definition's schema: what is pruned, filled in and refused.
+
 use serde_json::{Value, json};
 
 use super::schema::Schema;

@@ -1,3 +1,5 @@
+//! OpenAPI documents: what is in them, and that their protobuf form says the same.
+
 use std::collections::BTreeMap;
 
 use super::*;

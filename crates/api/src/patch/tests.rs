@@ -1,3 +1,5 @@
+//! Patches of each kind, and what hostile ones cost.
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 

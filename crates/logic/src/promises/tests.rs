@@ -1,3 +1,5 @@
+//! What changes and decisions say about promises by themselves.
+
 use mainstay_api::kinds::{NAMESPACE, PERSISTENT_VOLUME, PERSISTENT_VOLUME_CLAIM, POD};
 use mainstay_api::{Kind, ObjectKey};
 use serde_json::{Value, json};

@@ -1,3 +1,5 @@
+//! Which cluster a folder holds: what is refused, set aside and restored.
+
 use super::*;
 use crate::offline;
 use mainstay_store::{Encoded, Op, Txn};

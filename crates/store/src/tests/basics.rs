@@ -1,3 +1,5 @@
+//! Reads, writes, lists and watches of a store, and what it refuses.
+
 use super::{delete_op, put, put_op};
 use crate::limits::{MAX_EXPECT, MAX_KEY, MAX_OPS, MAX_TXN_BYTES, MAX_VALUE};
 use crate::testing::FaultyDisk;

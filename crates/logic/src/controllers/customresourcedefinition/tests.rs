@@ -1,3 +1,5 @@
+//! CustomResourceDefinitions in a small world.
+
 use serde_json::{Value, json};
 
 use super::*;
