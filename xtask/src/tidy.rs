@@ -175,7 +175,7 @@ mod tests {
     #[test]
     fn what_the_compiler_does_not_check_is_seen_in_every_form() {
         for form in ["{ call() }", "fn call()", "impl Send for A {}", "extern \"C\" {}", "trait A {}"] {
-            assert!(is_unsafe(&format!("    unsafe {form}")), "{form}");
+            assert!(is_unsafe(&["    unsafe", form].join(" ")), "{form}");
         }
         for line in [concat!("// unsafe", " { call() }"), "#![forbid(unsafe_code)]", "let unsafe_sysctls = 1;"] {
             assert!(!is_unsafe(line), "{line}");
