@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use super::User;
 use super::config::Jwt;
+use crate::dynamic::trust;
 
 /// A token longer than this is none (bytes).
 const MAX_TOKEN: usize = 16 << 10;
@@ -29,8 +30,6 @@ const MAX_KEYS: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How often an issuer is asked again for a key that it did not have, or after a failure.
 const PAUSE: Duration = Duration::from_secs(10);
-/// The certificates of public authorities on this machine.
-const ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// Why a token of another issuer is refused.
 #[derive(Debug, thiserror::Error)]
@@ -264,14 +263,16 @@ impl Key {
     }
 }
 
-fn client_tls(authority: &str) -> Result<rustls::ClientConfig, String> {
-    let pem = match authority {
-        "" => std::fs::read(ROOTS).map_err(|error| format!("{ROOTS}: {error}"))?,
-        authority => authority.as_bytes().to_vec(),
+/// TLS that trusts these authorities (PEM; empty for public ones) and shows no certificate.
+pub fn client_tls(authority: &str) -> Result<rustls::ClientConfig, String> {
+    let all = match authority {
+        "" => trust::public_authorities()?,
+        authority => CertificateDer::pem_slice_iter(authority.as_bytes())
+            .collect::<Result<_, _>>()
+            .map_err(|error| error.to_string())?,
     };
     let mut roots = RootCertStore::empty();
-    let all = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
-    roots.add_parsable_certificates(all.map_err(|error| error.to_string())?);
+    roots.add_parsable_certificates(all);
     if roots.is_empty() {
         return Err("certificateAuthority holds no certificate".to_owned());
     }

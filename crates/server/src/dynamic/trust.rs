@@ -3,6 +3,7 @@
 //!
 //! As with upstream's, the bundle may hold the end's own certificate: self-signed, it is its own authority.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -17,8 +18,44 @@ use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-/// The certificates of public authorities on this machine.
-const ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
+/// Where distributions keep the certificates of public authorities, each in one file.
+const BUNDLES: [&str; 5] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// The certificates of public authorities, by which whoever is not told otherwise believes a server: those of
+/// `SSL_CERT_FILE` and of the folders in `SSL_CERT_DIR` (with `:` between them) where either is set, as for pulls of
+/// images; else those of this machine.
+///
+/// # Errors
+/// The file or a folder cannot be read, or the file is not PEM.
+pub fn public_authorities() -> Result<Vec<CertificateDer<'static>>, String> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    let (file, folders) = (set("SSL_CERT_FILE").map(PathBuf::from), set("SSL_CERT_DIR"));
+    let own = || BUNDLES.iter().map(PathBuf::from).find(|path| path.exists()).unwrap_or_else(|| BUNDLES[0].into());
+    let file = if file.is_none() && folders.is_none() { Some(own()) } else { file };
+    let mut all = Vec::new();
+    if let Some(file) = file {
+        let pem = std::fs::read(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+        all = parse(&pem).map_err(|error| format!("{}: {error}", file.display()))?;
+    }
+    for folder in folders.iter().flat_map(std::env::split_paths) {
+        let entries = std::fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        // Beside certificates there may be lists of withdrawn ones, and texts.
+        let files = entries.flatten().filter_map(|entry| std::fs::read(entry.path()).ok());
+        all.extend(files.filter_map(|pem| parse(&pem).ok()).flatten());
+    }
+    Ok(all)
+}
+
+fn parse(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let all = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>();
+    all.map_err(|error| format!("unable to load root certificates: {error}"))
+}
 
 /// TLS that trusts a `caBundle` (base64 of PEM; empty for public authorities) and shows no certificate.
 ///
@@ -43,14 +80,11 @@ fn builder(
 ) -> Result<rustls::ConfigBuilder<rustls::ClientConfig, rustls::client::WantsClientCert>, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let is_anyone = bundle.is_none();
-    let pem = match bundle.unwrap_or("") {
-        _ if is_anyone => Vec::new(),
-        "" => std::fs::read(ROOTS).map_err(|error| format!("{ROOTS}: {error}"))?,
-        bundle => STANDARD.decode(bundle).map_err(|error| format!("caBundle: {error}"))?,
+    let trusted = match bundle {
+        None => Vec::new(),
+        Some("") => public_authorities()?,
+        Some(bundle) => parse(&STANDARD.decode(bundle).map_err(|error| format!("caBundle: {error}"))?)?,
     };
-    let trusted = CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| format!("unable to load root certificates: {error}"))?;
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(trusted.iter().cloned());
     if trusted.is_empty() && !is_anyone {
@@ -181,5 +215,73 @@ mod tests {
         }
         assert!(client("bm90IFBFTQ==").is_err());
         assert!(client("%").is_err());
+    }
+
+    /// Whether this end believes a server with this certificate to be hook.example.
+    fn believes(config: rustls::ClientConfig, shown: &CertificateDer<'static>, key: &KeyPair) -> bool {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der());
+        let server = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .and_then(|builder| builder.with_no_client_auth().with_single_cert(vec![shown.clone()], key.into()));
+        let mut server = rustls::ServerConnection::new(Arc::new(server.expect("a server"))).expect("a server");
+        let name = ServerName::try_from("hook.example").expect("a name");
+        let mut client = rustls::ClientConnection::new(Arc::new(config), name).expect("a client");
+        for _ in 0..10 {
+            let (mut there, mut back) = (Vec::new(), Vec::new());
+            while client.wants_write() {
+                client.write_tls(&mut there).expect("into memory");
+            }
+            server.read_tls(&mut &there[..]).expect("from memory");
+            let _ = server.process_new_packets();
+            while server.wants_write() {
+                server.write_tls(&mut back).expect("into memory");
+            }
+            client.read_tls(&mut &back[..]).expect("from memory");
+            if client.process_new_packets().is_err() {
+                return false;
+            }
+        }
+        !client.is_handshaking()
+    }
+
+    /// The environment is read when it is needed, and is a process's own: the test is run again in one of its own.
+    #[test]
+    fn x1_public_authorities_are_those_that_ssl_cert_file_and_ssl_cert_dir_name() {
+        const NAME: &str =
+            "dynamic::trust::tests::x1_public_authorities_are_those_that_ssl_cert_file_and_ssl_cert_dir_name";
+        let Some(folder) = std::env::var_os("MAINSTAY_TEST_AUTHORITIES").map(PathBuf::from) else {
+            for (name, value) in [("SSL_CERT_FILE", "ca.pem"), ("SSL_CERT_DIR", ".")] {
+                let folder = tempfile::tempdir().expect("a folder");
+                let again = std::process::Command::new(std::env::current_exe().expect("this program"))
+                    .args(["--exact", NAME, "--nocapture"])
+                    .env_remove("SSL_CERT_FILE")
+                    .env_remove("SSL_CERT_DIR")
+                    .env(name, folder.path().join(value))
+                    .env("MAINSTAY_TEST_AUTHORITIES", folder.path())
+                    .output()
+                    .expect("run");
+                let told = String::from_utf8_lossy(&again.stdout);
+                assert!(again.status.success() && told.contains("1 passed"), "{name}: {again:?}");
+            }
+            return;
+        };
+        let key = || KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).expect("a key");
+        let (authority, own) = (key(), key());
+        let mut params = CertificateParams::new(vec![]).expect("parameters");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root = params.self_signed(&authority).expect("signed");
+        std::fs::write(folder.join("ca.pem"), root.pem()).expect("written");
+        std::fs::write(folder.join("README"), "-----BEGIN CERTIFICATE-----").expect("written");
+        let issuer = rcgen::Issuer::new(params, authority);
+        let end = CertificateParams::new(vec!["hook.example".to_owned()]).expect("parameters");
+        let end = end.signed_by(&own, &issuer).expect("signed");
+        let hook = Arc::unwrap_or_clone(client("").expect("TLS"));
+        let oidc = crate::auth::oidc::client_tls("").expect("TLS");
+        assert!(believes(hook, end.der(), &own), "a webhook");
+        assert!(believes(oidc, end.der(), &own), "an issuer of tokens");
+        let stranger = CertificateParams::new(vec!["hook.example".to_owned()]).expect("parameters");
+        let stranger = stranger.self_signed(&own).expect("signed");
+        assert!(!believes(Arc::unwrap_or_clone(client("").expect("TLS")), stranger.der(), &own), "and nobody else");
     }
 }
