@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod believed;
+pub mod bootstrap_token;
 mod config;
 mod connections;
 mod exec;

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use mainstay_api::{Kind, ObjectKey, Status, kinds, object};
+use mainstay_client::bootstrap_token;
 use mainstay_store::{Event, WatchError, Watcher};
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -223,7 +224,7 @@ impl Issuer {
     pub async fn run(self: Arc<Self>, mut closing: watch::Receiver<bool>) {
         let Some(kind) = kinds::find(GROUP, "v1", "certificatesigningrequests") else { return };
         let requests = key::prefix(&kind, None);
-        let tokens = format!("/core/secrets/{}/{}", token::NAMESPACE, token::PREFIX);
+        let tokens = format!("/core/secrets/{}/{}", bootstrap_token::NAMESPACE, bootstrap_token::PREFIX);
         let cluster_info = key::object(&kinds::CONFIG_MAP, "kube-public", "cluster-info");
         while !*closing.borrow() {
             let revision = self.api.store.revision();
@@ -478,7 +479,7 @@ impl Issuer {
 
     /// Takes away tokens whose time is over, and keeps the signatures of `cluster-info`.
     async fn tend_tokens(&self, now: Timestamp) -> Result<Option<Timestamp>, Status> {
-        let prefix = format!("/core/secrets/{}/{}", token::NAMESPACE, token::PREFIX);
+        let prefix = format!("/core/secrets/{}/{}", bootstrap_token::NAMESPACE, bootstrap_token::PREFIX);
         let secrets = self.stored(prefix.as_bytes());
         let mut next = None;
         for secret in &secrets {

@@ -4,21 +4,16 @@
 //! token also signs the ConfigMap `kube-public/cluster-info`, so that whoever has it knows the cluster again.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
 use mainstay_api::{kinds, object};
+use mainstay_client::bootstrap_token::{NAMESPACE, PREFIX, TYPE, field};
 use ring::hmac;
 use serde_json::{Value, json};
 
 use crate::api::{Api, codec, key};
 use crate::auth::User;
 
-/// What the names of these Secrets begin with.
-pub const PREFIX: &str = "bootstrap-token-";
-/// Their namespace.
-pub const NAMESPACE: &str = "kube-system";
-/// Their type.
-const TYPE: &str = "bootstrap.kubernetes.io/token";
 /// The group of whoever shows one.
 const BOOTSTRAPPERS: &str = "system:bootstrappers";
 const ID_LENGTH: usize = 6;
@@ -31,11 +26,6 @@ fn split(token: &str) -> Option<(&str, &str)> {
     let (id, secret) = token.split_once('.')?;
     let is_plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
     (id.len() == ID_LENGTH && secret.len() == SECRET_LENGTH && is_plain(id) && is_plain(secret)).then_some((id, secret))
-}
-
-fn field(secret: &Value, name: &str) -> String {
-    let decoded = STANDARD.decode(object::text(secret, &["data", name])).unwrap_or_default();
-    String::from_utf8(decoded).unwrap_or_default()
 }
 
 /// When the token's time is over; `None` where it has no end. What cannot be read is over.
@@ -117,6 +107,7 @@ fn jws(id: &str, secret: &str, text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use base64::engine::general_purpose::STANDARD;
 
     fn secret(fields: &[(&str, &str)]) -> Value {
         let mut data = json!({});
@@ -140,6 +131,15 @@ mod tests {
         for group in ["system:masters", "system:bootstrappers:", "system:bootstrappers:a-", "system:bootstrappers:A"] {
             assert!(!is_group(group), "{group}");
         }
+    }
+
+    #[test]
+    fn x1_a_token_whose_end_cannot_be_read_is_over() {
+        let mut secret = secret(&[("usage-bootstrap-signing", "true")]);
+        let count = |secret: &Value| signatures(std::slice::from_ref(secret), "config", Timestamp::UNIX_EPOCH).len();
+        assert_eq!(count(&secret), 1);
+        secret["data"]["expiration"] = STANDARD.encode(b"\xff\xfe").into();
+        assert_eq!(count(&secret), 0);
     }
 
     #[test]
