@@ -20,9 +20,7 @@ pub fn run(args: &DownArgs) -> Result<()> {
     crate::need_root("mainstay down")?;
     crate::up::log_to_stderr();
     // What is removed below goes by its name: in a stranger's folder that would be the stranger's.
-    if !crate::instance::was_here(&args.data_dir) {
-        bail!("there is no cluster in {}; was it started with another --data-dir?", args.data_dir.display());
-    }
+    crate::instance::there_is("cluster", &args.data_dir, crate::instance::was_here(&args.data_dir))?;
     // Before any thread is made, and while what is in the namespace still runs.
     let namespace = crate::instance::enter(&args.data_dir).context("entering the cluster's network namespace")?;
     crate::up::runtime()?.block_on(async {

@@ -23,7 +23,7 @@ pub fn run(command: &ImageCommand) -> Result<()> {
         }
         ImageCommand::Ls { data_dir } => {
             let folder = data_dir.join("images");
-            ensure!(folder.exists(), "there are no images in {}; is it another --data-dir?", data_dir.display());
+            crate::instance::there_is("image store", data_dir, folder.exists())?;
             let store = ImageStore::open(&folder)?;
             say!("{:<50} {:<20} {:>10}", "NAME", "IMAGE ID", "SIZE");
             for image in store.list() {

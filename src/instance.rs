@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use mainstay_node::join::{self, JoinError};
 use nix::sched::{CloneFlags, setns};
 
@@ -145,6 +145,15 @@ fn started(pid: u32) -> Option<String> {
     rest.split_whitespace().nth(19).map(str::to_owned)
 }
 
+/// Says that a folder is the wrong one, where it has not what a command needs.
+///
+/// # Errors
+/// It is not there.
+pub fn there_is(what: &str, data_dir: &Path, is_there: bool) -> Result<()> {
+    ensure!(is_there, "there is no {what} in {}; was it started with another --data-dir?", data_dir.display());
+    Ok(())
+}
+
 /// Whether an instance ever worked on this folder: a server notes its cluster, a node its machine.
 pub fn was_here(data_dir: &Path) -> bool {
     data_dir.join(mainstay_server::identity::FILE).exists() || data_dir.join("node/machine").exists()
@@ -215,6 +224,7 @@ fn boot() -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mainstay_cli::args::{AdminArgs, ImageCommand, StoreArgs, StoreCommand};
 
     #[test]
     fn a_folder_has_one_name_however_it_is_spelled() {
@@ -240,6 +250,33 @@ mod tests {
         assert!(matches!(join::lock(dir.path()), Err(JoinError::InUse(_))));
         drop(held);
         hold(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_command_in_the_wrong_folder_is_told_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let data_dir = dir.path().to_owned();
+        let told = |done: Result<()>| {
+            let told = done.unwrap_err().to_string();
+            assert!(told.ends_with("; was it started with another --data-dir?"), "{told}");
+        };
+        let store = Box::new(StoreArgs {
+            store: "embedded".to_owned(),
+            etcd_cafile: None,
+            etcd_certfile: None,
+            etcd_keyfile: None,
+            etcd_prefix: String::new(),
+        });
+        told(crate::store::run(&StoreCommand::Check { data_dir: data_dir.clone() }));
+        let file = data_dir.join("export");
+        told(crate::store::run(&StoreCommand::Export { data_dir: data_dir.clone(), store, file: file.clone() }));
+        assert!(!file.exists());
+        told(crate::image::run(&ImageCommand::Ls { data_dir: data_dir.clone() }));
+        let admin = AdminArgs { data_dir: data_dir.clone(), kubeconfig: None };
+        told(crate::token::client(&admin).map(drop));
+        // Who names a kubeconfig needs no folder.
+        let named = AdminArgs { kubeconfig: Some(file), ..admin };
+        assert!(crate::token::client(&named).map(drop).unwrap_err().to_string().contains("reading kubeconfig"));
     }
 
     #[test]

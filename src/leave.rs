@@ -20,9 +20,7 @@ pub fn run(args: &LeaveArgs) -> Result<()> {
     crate::need_root("mainstay leave")?;
     crate::up::log_to_stderr();
     let _ = rustls::crypto::ring::default_provider().install_default();
-    if !crate::instance::was_here(&args.data_dir) {
-        bail!("there is no node in {}; was it started with another --data-dir?", args.data_dir.display());
-    }
+    crate::instance::there_is("node", &args.data_dir, crate::instance::was_here(&args.data_dir))?;
     crate::instance::enter(&args.data_dir).context("entering the node's network namespace")?;
     crate::up::runtime()?.block_on(async {
         let (client, member) = join::member(&args.data_dir)?;

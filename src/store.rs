@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use mainstay_cli::args::{StoreArgs, StoreCommand};
+use mainstay_server::identity::STORE;
 use mainstay_server::offline::{self, Report};
 
 /// `mainstay store …`.
@@ -14,6 +15,7 @@ pub fn run(command: &StoreCommand) -> Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     match command {
         StoreCommand::Check { data_dir } => {
+            there_is_a_store(data_dir)?;
             let report = offline::check(data_dir)?;
             say!("{}", summary(&report));
             verdict(&report, "it is not opened until it is restored")
@@ -43,11 +45,21 @@ pub fn run(command: &StoreCommand) -> Result<()> {
     }
 }
 
+/// # Errors
+/// There is none.
+fn there_is_a_store(data_dir: &Path) -> Result<()> {
+    crate::instance::there_is("store", data_dir, data_dir.join(STORE).exists())
+}
+
 fn export(data_dir: &Path, store: &StoreArgs, file: &Path) -> Result<()> {
+    let etcd = crate::server::etcd(store)?;
+    if etcd.is_none() {
+        there_is_a_store(data_dir)?;
+    }
     // Secrets are in it.
     let out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
     let out = out.with_context(|| format!("making {}", file.display()))?;
-    let saved = match crate::server::etcd(store)? {
+    let saved = match etcd {
         Some(etcd) => offline::export_etcd(etcd, &mut BufWriter::new(&out)),
         None => offline::export(data_dir, &mut BufWriter::new(&out)),
     };

@@ -1,18 +1,14 @@
 //! `mainstay token …`: bootstrap tokens, as the Secrets that they are.
 
 use anyhow::{Context as _, Result, bail};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use jiff::{SignedDuration, Timestamp};
 use mainstay_api::{kinds, object};
 use mainstay_cli::args::{AdminArgs, TokenCommand};
+use mainstay_client::bootstrap_token::{NAMESPACE, PREFIX, TYPE, field};
 use mainstay_client::{Client, Config, ListOptions};
 use ring::rand::{SecureRandom as _, SystemRandom};
-use serde_json::{Value, json};
+use serde_json::json;
 
-const NAMESPACE: &str = "kube-system";
-const PREFIX: &str = "bootstrap-token-";
-const TYPE: &str = "bootstrap.kubernetes.io/token";
 /// What tokens are made of; a byte of 252 or more is drawn again, so that each is as likely as the others.
 const ALPHABET: &[u8; 36] = b"abcdefghijklmnopqrstuvwxyz0123456789";
 
@@ -37,6 +33,9 @@ pub fn run(command: &TokenCommand) -> Result<()> {
 /// As the administrator.
 pub fn client(admin: &AdminArgs) -> Result<Client> {
     let path = admin.kubeconfig.clone().unwrap_or_else(|| admin.data_dir.join("kubeconfig"));
+    if admin.kubeconfig.is_none() {
+        crate::instance::there_is("cluster", &admin.data_dir, crate::instance::was_here(&admin.data_dir))?;
+    }
     Ok(Client::new(Config::read(&path)?)?)
 }
 
@@ -82,11 +81,6 @@ async fn list(admin: &AdminArgs) -> Result<()> {
         say!("{id:<8} {:<22} {about}", if end.is_empty() { "never" } else { &end });
     }
     Ok(())
-}
-
-fn field(secret: &Value, name: &str) -> String {
-    let decoded = STANDARD.decode(object::text(secret, &["data", name])).unwrap_or_default();
-    String::from_utf8_lossy(&decoded).into_owned()
 }
 
 fn random(length: usize) -> Result<String> {
