@@ -9,6 +9,11 @@ use crate::kinds::field::{Field, IMMUTABLE};
 use crate::names;
 use crate::status::Cause;
 
+/// The finalizer that keeps an owner until its dependents are gone.
+pub const FOREGROUND: &str = "foregroundDeletion";
+/// The finalizer that keeps an owner until its dependents no longer name it.
+pub const ORPHAN: &str = "orphan";
+
 /// Upstream's validation of a new object's metadata: name under the kind's rule, namespace, labels, annotations,
 /// finalizers, owners. The name must have been generated already.
 pub fn validate(kind: &Kind, object: &Value, causes: &mut Vec<Cause>) {
@@ -33,8 +38,7 @@ pub fn validate(kind: &Kind, object: &Value, causes: &mut Vec<Cause>) {
     validate_owners(&metadata.get("ownerReferences"), causes);
     for finalizer in metadata.get("finalizers").items() {
         causes.extend(names::qualified(finalizer.text()).iter().map(|wrong| finalizer.invalid(wrong)));
-        let bare = !finalizer.text().contains('/')
-            && !matches!(finalizer.text(), "kubernetes" | "orphan" | "foregroundDeletion");
+        let bare = !finalizer.text().contains('/') && !matches!(finalizer.text(), "kubernetes" | ORPHAN | FOREGROUND);
         if bare && names::qualified(finalizer.text()).is_empty() {
             causes.push(finalizer.invalid("name is neither a standard finalizer name nor is it fully qualified"));
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use mainstay_api::protobuf::put_varint;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Longest `grpc-message` that is passed on, in characters.
@@ -203,16 +204,8 @@ fn varint(bytes: &mut &[u8]) -> Option<u64> {
     None
 }
 
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
 /// Adds a field of bytes, text, or a message. One that is empty is left out, as in proto3.
-pub fn put_bytes(out: &mut Vec<u8>, number: u64, bytes: &[u8]) {
+pub fn put_nonempty(out: &mut Vec<u8>, number: u64, bytes: &[u8]) {
     if !bytes.is_empty() {
         put_varint(out, number << 3 | 2);
         put_varint(out, bytes.len() as u64);
@@ -254,8 +247,8 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let mut message = Vec::new();
-        put_bytes(&mut message, 1, &[7; 200]);
-        put_bytes(&mut message, 2, b"");
+        put_nonempty(&mut message, 1, &[7; 200]);
+        put_nonempty(&mut message, 2, b"");
         put_number(&mut message, 5, 300);
         put_number(&mut message, 6, 0);
         assert_eq!(fields(&message), Some(vec![(1, Field::Bytes(&[7; 200])), (5, Field::Varint(300))]));

@@ -161,6 +161,9 @@ pub struct Event {
 }
 
 impl Event {
+    /// What the message of an event begins with that stands for several which differ in their words only (upstream's).
+    pub const COMBINED: &str = "(combined from similar events): ";
+
     /// A `Normal` event about the object that `meta` is of.
     pub fn normal(kind: &Kind, meta: &ObjectMeta, reason: &'static str, message: String) -> Self {
         Self {

@@ -10,6 +10,7 @@ use mainstay_api::kinds::addresses::special;
 use mainstay_api::{Kind, Status, flows, kinds, object};
 use serde_json::{Value, json};
 
+use mainstay_logic::nodes::LEASES;
 use mainstay_logic::snapshot::ROOT_CA;
 
 use crate::{
@@ -131,7 +132,7 @@ pub async fn write_all(api: &Api, verb: impl Fn(&mut Batch<'_>) -> Result<Outcom
 
 /// Adds what is missing, as much as one transaction takes; to be called by [`write_all`].
 pub fn bootstrap(batch: &mut Batch<'_>, advertise: SocketAddr, about: &About) -> Result<Outcome, Status> {
-    for namespace in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+    for namespace in ["default", "kube-system", "kube-public", LEASES] {
         ensure(batch, &kinds::NAMESPACE, "", json!({ "metadata": { "name": namespace } }))?;
         // Where somebody deleted it, pods of before the restart get the CA.
         api::admission::furnish_namespace(batch, namespace)?;

@@ -122,7 +122,8 @@ impl Connection {
     }
 }
 
-async fn sleep_until(deadline: Option<Instant>) {
+/// Sleeps until then; for ever where there is no deadline.
+pub async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,

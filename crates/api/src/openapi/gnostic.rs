@@ -6,6 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::Document;
+use crate::protobuf::put_varint;
 
 /// Schemas nest a few levels; a deeper one is cut off rather than followed.
 const MAX_DEPTH: usize = 32;
@@ -15,12 +16,8 @@ const MAX_DEPTH: usize = 32;
 struct Message(Vec<u8>);
 
 impl Message {
-    fn varint(&mut self, mut value: u64) {
-        while value >= 0x80 {
-            self.0.push(value as u8 | 0x80);
-            value >>= 7;
-        }
-        self.0.push(value as u8);
+    fn varint(&mut self, value: u64) {
+        put_varint(&mut self.0, value);
     }
 
     fn bytes(&mut self, field: u32, bytes: &[u8]) {

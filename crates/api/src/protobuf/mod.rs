@@ -19,7 +19,9 @@ use self::table::{
     JSON_SCHEMA, MESSAGES, Named, Repeat, Type, is_list_of_text, json_name, message_of, structure, structure_of,
     type_of,
 };
-pub use self::write::{field, has_message, item, item_field, list_head, list_tail, message, write, write_any};
+pub use self::write::{
+    field, has_message, item, item_field, list_head, list_tail, message, put_varint, write, write_any,
+};
 use crate::jiff;
 use crate::kinds::Kind;
 use crate::schema::Shape;

@@ -305,7 +305,8 @@ fn put_tag(out: &mut Vec<u8>, number: u64, wire: u64) {
     put_varint(out, number << 3 | wire);
 }
 
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+/// Adds a number as groups of seven bits, the lowest first.
+pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push((value & 0x7f) as u8 | 0x80);
         value >>= 7;

@@ -14,6 +14,7 @@
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use mainstay_api::metadata::{FOREGROUND, ORPHAN};
 use mainstay_api::{Kind, ObjectKey, Registry};
 use serde_json::json;
 
@@ -22,10 +23,6 @@ use crate::ownership::{set_owners, without_owner};
 use crate::pods::is_terminating;
 use crate::snapshot::{Change, Meta, Snapshot};
 
-/// Holds an object until its dependents are gone.
-const FOREGROUND: &str = "foregroundDeletion";
-/// Holds an object until its dependents have lost it as an owner.
-const ORPHAN: &str = "orphan";
 /// How many dependents one decision writes; the finalizer stays until all are done.
 pub(super) const MAX_DEPENDENTS: usize = 500;
 

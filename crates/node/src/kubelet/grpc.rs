@@ -56,7 +56,7 @@ pub async fn check(address: &str, service: &str, timeout: Duration) -> ProbeOutc
 
 async fn call(tcp: TcpStream, address: &str, service: &str, timeout: Duration) -> Result<u32, GrpcError> {
     let mut message = Vec::new();
-    grpc::put_bytes(&mut message, 1, service.as_bytes());
+    grpc::put_nonempty(&mut message, 1, service.as_bytes());
     let call = Call {
         path: "/grpc.health.v1.Health/Check",
         authority: address,

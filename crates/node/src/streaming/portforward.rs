@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
+use mainstay_tasks::listen::sleep_until;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -62,15 +63,8 @@ pub async fn run(connection: Connection, target: ForwardTarget) {
             }
             Some(_) = forwards.join_next() => {}
             () = link.closed() => break,
-            () = until(deadline) => halves.retain(|_, half| half.since.elapsed() < STREAM_CREATION_TIMEOUT),
+            () = sleep_until(deadline) => halves.retain(|_, half| half.since.elapsed() < STREAM_CREATION_TIMEOUT),
         }
-    }
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline).await,
-        None => std::future::pending().await,
     }
 }
 

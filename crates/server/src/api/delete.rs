@@ -1,6 +1,7 @@
 //! `DELETE`: preconditions, grace, finalizers; an object goes only when nothing holds it any more.
 
 use mainstay_api::kinds::customresourcedefinition::CLEANUP;
+use mainstay_api::metadata::{FOREGROUND, ORPHAN};
 use mainstay_api::{Kind, ObjectKey, Status, kinds, object};
 use mainstay_store::Entry;
 use serde_json::{Value, json};
@@ -11,10 +12,6 @@ use crate::dynamic::matching::{Attributes, Operation};
 
 use super::{Batch, Body, Outcome, Selection, admission, codec, key, metadata};
 
-/// The finalizer that keeps an owner until its dependents are gone.
-const FOREGROUND: &str = "foregroundDeletion";
-/// The finalizer that keeps an owner until its dependents no longer name it.
-const ORPHAN: &str = "orphan";
 /// Kinds whose dependents stay where nobody says what is to become of them, as upstream: a client that only deletes
 /// the Job must not end the backup that its pod makes.
 static ORPHANS_BY_DEFAULT: [&Kind; 2] = [&kinds::JOB, &kinds::REPLICATION_CONTROLLER];

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use mainstay_api::kinds::pod;
 use mainstay_api::selector::Fields;
 use mainstay_api::{ObjectKey, object};
+use mainstay_logic::nodes::LEASES;
 use mainstay_store::{ReadError, Store};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -26,8 +27,6 @@ use crate::api::{Follower, News};
 
 /// What all pods' keys begin with.
 const PODS: &str = "/core/pods/";
-/// Where nodes' leases are.
-pub const LEASES: &str = "kube-node-lease";
 
 /// What a node reads whole: what its network, its DNS and its volumes are made of.
 const READS: [(&str, &str); 11] = [

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use mainstay_api::kinds::pod;
 use mainstay_api::{Kind, Status, kinds, object};
-use mainstay_logic::nodes::MACHINE;
+use mainstay_logic::nodes::{LEASES, MACHINE};
 use serde_json::{Value, json};
 
 use super::{Attributes, node};
@@ -52,7 +52,7 @@ pub fn check(batch: &mut Batch<'_>, kind: &Kind, part: Part, new: &Value, old: O
         },
         ("", "persistentvolumeclaims") => check_claim(&node, part, new, old),
         ("", "persistentvolumes") => check_volume(batch, &node, new, old),
-        ("coordination.k8s.io", "leases") if object::namespace(new) != node::LEASES || name != node => {
+        ("coordination.k8s.io", "leases") if object::namespace(new) != LEASES || name != node => {
             Err("can only access node lease with the same name as the requesting node".to_owned())
         }
         ("storage.k8s.io", "csinodes") if name != node => {

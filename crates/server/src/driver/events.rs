@@ -42,8 +42,6 @@ const REFILL: SignedDuration = SignedDuration::from_mins(5);
 const ALIKE: usize = 10;
 /// See [`ALIKE`].
 const ALIKE_FOR: SignedDuration = SignedDuration::from_mins(10);
-/// What such a one begins with, in upstream's words.
-const COMBINED: &str = "(combined from similar events): ";
 
 /// Adds an Event to the batch. One that cannot be written (its namespace is going) is left out.
 pub fn record(batch: &mut Batch<'_>, controller: &'static str, event: &Event) {
@@ -58,8 +56,8 @@ pub fn record(batch: &mut Batch<'_>, controller: &'static str, event: &Event) {
         match crowd(batch, controller, event, namespace, &begin) {
             Crowd::Few => {}
             Crowd::Alike => {
-                message = format!("{COMBINED}{message}").chars().take(MAX_MESSAGE).collect();
-                mark = self::mark(controller, event, COMBINED);
+                message = format!("{}{message}", Event::COMBINED).chars().take(MAX_MESSAGE).collect();
+                mark = self::mark(controller, event, Event::COMBINED);
                 known = batch.named_like(&kinds::EVENT, namespace, &begin, &mark);
                 news = Some(&*message);
             }

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use mainstay_client::grpc::{Call, Field, fields, put_bytes, put_number, unary};
+use mainstay_client::grpc::{Call, Field, fields, put_nonempty, put_number, unary};
 use ring::hkdf::{HKDF_SHA256, Prk};
 use ring::rand::{SecureRandom as _, SystemRandom};
 
@@ -128,9 +128,9 @@ impl SealedSeed {
     fn put_annotations(&self, out: &mut Vec<u8>) {
         for (name, value) in &self.annotations {
             let mut entry = Vec::new();
-            put_bytes(&mut entry, 1, name.as_bytes());
-            put_bytes(&mut entry, 2, value);
-            put_bytes(out, 4, &entry);
+            put_nonempty(&mut entry, 1, name.as_bytes());
+            put_nonempty(&mut entry, 2, value);
+            put_nonempty(out, 4, &entry);
         }
     }
 }
@@ -225,9 +225,9 @@ impl Kms {
         random.fill(&mut nonce).ok()?;
         let data = [&info[..], &derived(&seed, &info)?.seal(row, &nonce, value)?].concat();
         let mut out = [PREFIX, self.name.as_bytes(), b":"].concat();
-        put_bytes(&mut out, 1, &data);
-        put_bytes(&mut out, 2, sealed.key_id.as_bytes());
-        put_bytes(&mut out, 3, &sealed.bytes);
+        put_nonempty(&mut out, 1, &data);
+        put_nonempty(&mut out, 2, sealed.key_id.as_bytes());
+        put_nonempty(&mut out, 3, &sealed.bytes);
         sealed.put_annotations(&mut out);
         put_number(&mut out, 5, IS_SEED);
         Some(out)
@@ -374,8 +374,8 @@ impl Kms {
 
     async fn encrypt(&self, seed: &[u8]) -> Result<SealedSeed, String> {
         let mut message = Vec::new();
-        put_bytes(&mut message, 1, seed);
-        put_bytes(&mut message, 2, uid().as_bytes());
+        put_nonempty(&mut message, 1, seed);
+        put_nonempty(&mut message, 2, uid().as_bytes());
         let answer = self.call("Encrypt", &message).await?;
         let mut sealed = SealedSeed::default();
         for field in fields(&answer).ok_or(MALFORMED)? {
@@ -391,9 +391,9 @@ impl Kms {
 
     async fn decrypt(&self, sealed: &SealedSeed) -> Result<Vec<u8>, String> {
         let mut message = Vec::new();
-        put_bytes(&mut message, 1, &sealed.bytes);
-        put_bytes(&mut message, 2, uid().as_bytes());
-        put_bytes(&mut message, 3, sealed.key_id.as_bytes());
+        put_nonempty(&mut message, 1, &sealed.bytes);
+        put_nonempty(&mut message, 2, uid().as_bytes());
+        put_nonempty(&mut message, 3, sealed.key_id.as_bytes());
         sealed.put_annotations(&mut message);
         let answer = self.call("Decrypt", &message).await?;
         let seed = fields(&answer).ok_or(MALFORMED)?.into_iter().find_map(|field| match field {

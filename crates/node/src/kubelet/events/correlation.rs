@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use mainstay_logic::Event;
 use mainstay_logic::kubelet::PodEvent;
 
 use super::Regarding;
@@ -17,7 +18,6 @@ const ONE_MORE_EVERY: Duration = Duration::from_mins(5);
 /// Of one reason, so many events of different words are written within the time; the next ones are one.
 const DIFFERENT: usize = 10;
 const WITHIN: Duration = Duration::from_mins(10);
-const COMBINED: &str = "(combined from similar events): ";
 /// Objects, and reasons of objects, that are remembered; those of which nothing was heard for longest are forgotten.
 const REMEMBERED: usize = 4096;
 
@@ -76,7 +76,7 @@ impl Correlation {
         }
         // The same words each time, so that it is counted up where it is written.
         let first = similar.messages.first().cloned().unwrap_or_default();
-        PodEvent { message: format!("{COMBINED}{first}"), container: None, ..event }
+        PodEvent { message: format!("{}{first}", Event::COMBINED), container: None, ..event }
     }
 }
 

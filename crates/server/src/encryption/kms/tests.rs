@@ -59,7 +59,7 @@ fn answered(message: &[u8], status: &'static str) -> http::Response<Answer> {
 
 fn put(parts: &[(u64, &[u8])]) -> Vec<u8> {
     let mut message = Vec::new();
-    parts.iter().for_each(|(number, bytes)| put_bytes(&mut message, *number, bytes));
+    parts.iter().for_each(|(number, bytes)| put_nonempty(&mut message, *number, bytes));
     message
 }
 
