@@ -11,6 +11,9 @@ use serde_json::{Value, json};
 
 /// The label of a ControllerRevision with its hash.
 pub const HASH_LABEL: &str = "controller.kubernetes.io/hash";
+/// The label of a pod with the revision that it was made from: a StatefulSet's by the ControllerRevision's name, a
+/// DaemonSet's by its hash.
+pub const REVISION_LABEL: &str = "controller-revision-hash";
 
 /// The data of a ControllerRevision for a template.
 pub fn data(template: &PodTemplateSpec) -> Value {

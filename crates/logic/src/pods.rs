@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Affinity, Pod, PodAffinityTerm, PodCondition, TopologySpreadConstraint, Volume};
+use k8s_openapi::api::core::v1::{
+    Affinity, Container, Pod, PodAffinityTerm, PodCondition, TopologySpreadConstraint, Volume,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, Time};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -55,6 +57,11 @@ pub fn finished_at(pod: &Pod) -> Timestamp {
         .or_else(|| meta.deletion_timestamp.as_ref().map(begun))
         .or_else(|| ready().or(meta.creation_timestamp.as_ref()).map(|time| time.0))
         .unwrap_or(Timestamp::MIN)
+}
+
+/// An init container that keeps running beside the others.
+pub fn is_sidecar(container: &Container) -> bool {
+    container.restart_policy.as_deref() == Some("Always")
 }
 
 /// The condition that says why a pod is taken away before its time; a Job's failure policy reads it.

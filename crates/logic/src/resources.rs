@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Container, Node, Pod, ResourceRequirements};
+use k8s_openapi::api::core::v1::{Node, Pod, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Text;
 use mainstay_api::quantity::Quantity;
+
+use crate::pods::is_sidecar;
 
 /// Amounts by resource: CPU in thousandths of a core, everything else in whole units.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -115,10 +117,6 @@ pub fn of_pod(pod: &Pod) -> Amounts {
     }
     total.add(&amounts(spec.overhead.as_ref()));
     total
-}
-
-fn is_sidecar(container: &Container) -> bool {
-    container.restart_policy.as_deref() == Some("Always")
 }
 
 /// What a node has for pods: its allocatable amounts, or its capacity where it does not say.

@@ -297,7 +297,7 @@ fn reference(claim: &PersistentVolumeClaim) -> Value {
 /// Whether a volume that was declared for a claim is still to be made by a node before the claim is bound: a folder of
 /// an export, or a copy of other data.
 pub fn is_unmade(volume: &PersistentVolume) -> bool {
-    nfs::is_unmade(volume) || source::is_unmade(volume)
+    nfs::is_folder_unmade(volume) || source::is_copy_unmade(volume)
 }
 
 /// The writes that bind a volume and a claim, as far as they are not written yet.

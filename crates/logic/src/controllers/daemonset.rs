@@ -116,7 +116,7 @@ pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'
     let mut pods: BTreeMap<&str, Vec<&Pod>> = BTreeMap::new();
     for pod in own {
         let ended = pods::is_finished(pod) && is_terminating(&pod.metadata);
-        if let Some(node) = placement::node_of(pod).filter(|_| !ended) {
+        if let Some(node) = placement::meant_for(pod).filter(|_| !ended) {
             pods.entry(node).or_default().push(pod);
         }
     }

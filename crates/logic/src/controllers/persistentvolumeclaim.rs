@@ -123,7 +123,7 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
         }
         ("", "pods") => {
             // A pod that found no node: its claims say that they wait for it.
-            let refused = |snapshot: &Snapshot| snapshot.pods.get(&change.key).is_some_and(|pod| is_refused(pod));
+            let refused = |snapshot: &Snapshot| snapshot.pods.get(&change.key).is_some_and(|pod| is_unschedulable(pod));
             if refused(after) && !refused(before) {
                 let names = after.pods.get(&change.key).map(|pod| claim_names(pod)).unwrap_or_default();
                 let keys = names.into_iter().map(|(name, _)| ObjectKey::new(&*change.key.namespace, name));
@@ -209,7 +209,7 @@ fn unbound(observed: &Observed) -> Decision {
 }
 
 /// A pod that is told that it fits no node.
-fn is_refused(pod: &Pod) -> bool {
+fn is_unschedulable(pod: &Pod) -> bool {
     let unbound = pod.spec.as_ref().is_some_and(|spec| spec.node_name.as_deref().unwrap_or("").is_empty());
     unbound && is_active(pod) && condition(pod, "PodScheduled").is_some_and(|condition| condition.status == "False")
 }
@@ -219,7 +219,7 @@ fn awaited(snapshot: &Snapshot, claim: &PersistentVolumeClaim) -> Event {
     let normal = |reason, message| Event::normal(&kinds::PERSISTENT_VOLUME_CLAIM, &claim.metadata, reason, message);
     let key = key_of(&claim.metadata);
     let users = snapshot.found::<Pod>(Index::PodsUsing, &key.namespace, &key.name);
-    let users = users.filter(|(_, pod)| is_refused(pod));
+    let users = users.filter(|(_, pod)| is_unschedulable(pod));
     match users.map(|(key, _)| &*key.name).collect::<Vec<_>>().as_slice() {
         [] => normal("WaitForFirstConsumer", "waiting for first consumer to be created before binding".to_owned()),
         [pod] => normal("WaitForPodScheduled", format!("waiting for pod {pod} to be scheduled")),

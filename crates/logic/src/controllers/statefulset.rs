@@ -32,6 +32,7 @@ use mainstay_api::kinds::{CONTROLLER_REVISION, PERSISTENT_VOLUME_CLAIM, POD, STA
 use serde_json::json;
 
 use crate::decision::{Controller, Decision, Event, Verb, Waiting, Write};
+use crate::history::REVISION_LABEL;
 use crate::ownership::{Owner, controller_of};
 use crate::pods::{self, is_terminating, selects};
 use crate::snapshot::{Change, Objects, Snapshot, Streak};
@@ -333,7 +334,7 @@ fn state(o: &Observed, pod: &Pod, now: Timestamp) -> State {
 
 /// The name of the revision that a pod was made from.
 fn revision_of(pod: &Pod) -> &str {
-    pod.metadata.labels.as_ref().and_then(|labels| labels.get(identity::REVISION_LABEL)).map_or("", String::as_str)
+    pod.metadata.labels.as_ref().and_then(|labels| labels.get(REVISION_LABEL)).map_or("", String::as_str)
 }
 
 /// The revision that an ordinal shall have.

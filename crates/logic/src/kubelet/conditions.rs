@@ -4,10 +4,11 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PodCondition, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-use super::containers::{Init, init_standings, is_sidecar};
+use super::containers::{Init, init_standings};
 use super::view::{PodView, Sandbox};
 use super::{resize, restart_all};
 use crate::fencing;
+use crate::pods::{DISRUPTION_TARGET, is_sidecar};
 
 /// The conditions that the kubelet writes.
 const OURS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
@@ -54,7 +55,7 @@ pub(super) fn conditions(
     let deadline = deadline.map(|seconds| fencing::condition(seconds, now));
     let disruption = view.evicted.as_ref().map(|(message, _)| {
         let why = Err(("TerminationByKubelet", message.clone()));
-        condition(DISRUPTION, why, true, before, view.pod.metadata.generation, now)
+        condition(DISRUPTION_TARGET, why, true, before, view.pod.metadata.generation, now)
     });
     let (is_new, is_disrupted) = (deadline.is_some(), disruption.is_some());
     let is_ours = |type_: &str| {
@@ -62,14 +63,11 @@ pub(super) fn conditions(
             || RESIZE.contains(&type_)
             || (may_restart && type_ == restart_all::CONDITION)
             || (is_new && type_ == fencing::CONDITION)
-            || (is_disrupted && type_ == DISRUPTION)
+            || (is_disrupted && type_ == DISRUPTION_TARGET)
     };
     let foreign = before.iter().filter(|condition| !is_ours(&condition.type_)).cloned();
     ours.chain(resizing).chain(restarting).chain(deadline).chain(disruption).chain(foreign).collect()
 }
-
-/// What says that the pod ends although it did not want to.
-const DISRUPTION: &str = "DisruptionTarget";
 
 /// What says that resources are being changed, or cannot be; there is neither where all are as wanted.
 const RESIZE: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];

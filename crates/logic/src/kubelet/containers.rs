@@ -9,15 +9,11 @@ use super::status::{LOST_CODE, attempts_before, recorded_status};
 use super::view::{ContainerFact, ImageState, Life, PodEvent, PodView, Sandbox};
 use super::{Action, KubeletDecision, PullPolicy, probes, restart_all};
 use crate::Waiting;
+use crate::pods::is_sidecar;
 
 /// `mainstay://<pod uid>/<name>/<attempt>`, as statuses show it.
 pub(super) fn container_id(uid: &str, name: &str, attempt: u32) -> String {
     format!("mainstay://{uid}/{name}/{attempt}")
-}
-
-/// An init container that keeps running beside the others.
-pub(super) fn is_sidecar(container: &Container) -> bool {
-    container.restart_policy.as_deref() == Some("Always")
 }
 
 /// The pod's `restartPolicy`.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::core::v1::{Container, Pod, Volume};
 use mainstay_api::quantity::{Format, Quantity};
 
-use super::containers::is_sidecar;
+use crate::pods::is_sidecar;
 
 /// The resource's name.
 pub(super) const RESOURCE: &str = "ephemeral-storage";

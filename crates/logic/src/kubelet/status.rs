@@ -10,9 +10,10 @@ use serde_json::{Map, Value, json};
 
 use super::admission::Refusal;
 use super::backoff::plus_seconds;
-use super::containers::{Init, container_id, crash_until, init_standings, is_over, is_replaced, is_sidecar, restarts};
+use super::containers::{Init, container_id, crash_until, init_standings, is_over, is_replaced, restarts};
 use super::view::{ContainerFact, ImageState, Life, PodEvent, PodView, Sandbox};
 use super::{Stage, conditions, probes, qos, resize, restart_all};
+use crate::pods::is_sidecar;
 
 /// How long `ErrImagePull` stands before it becomes `ImagePullBackOff`.
 const PULL_ERROR_SECONDS: i64 = 2;

@@ -3,10 +3,10 @@
 use jiff::Timestamp;
 
 use super::backoff::plus_seconds;
-use super::containers::is_sidecar;
 use super::view::{ContainerFact, Life, PodView, Remembered, Sandbox};
 use super::{Action, KubeletDecision};
 use crate::Waiting;
+use crate::pods::is_sidecar;
 
 /// Sidecars stop after the others, and have at least this long even where the others used up the grace period.
 const SIDECAR_MINIMUM_SECONDS: i64 = 2;

@@ -624,8 +624,7 @@ impl PodView {
     /// containers but for sidecars end by themselves, with what they were started with.
     fn condemn_replaced(&mut self, now: Timestamp) {
         let Some(spec) = self.spec() else { return };
-        let sidecars =
-            spec.init_containers.iter().flatten().filter(|container| super::containers::is_sidecar(container));
+        let sidecars = spec.init_containers.iter().flatten().filter(|container| crate::pods::is_sidecar(container));
         let replaced = sidecars.chain(&spec.containers).filter_map(|container| {
             let fact = self.latest(&container.name).filter(|fact| matches!(fact.life, Life::Running { .. }))?;
             fact.is_of_another_image(container).then(|| (fact.name.clone(), fact.attempt))

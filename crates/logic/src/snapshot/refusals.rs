@@ -11,6 +11,7 @@ use mainstay_api::ObjectKey;
 use rpds::RedBlackTreeMapSync;
 
 use super::Snapshot;
+use crate::history::REVISION_LABEL;
 use crate::ownership::controller_of;
 use crate::pods::{finished_at, is_refused, is_taken_up};
 
@@ -18,8 +19,6 @@ use crate::pods::{finished_at, is_refused, is_taken_up};
 const FIRST: SignedDuration = SignedDuration::from_secs(1);
 /// The longest pause.
 const LONGEST: SignedDuration = SignedDuration::from_mins(5);
-/// The label that tells a DaemonSet's and a StatefulSet's revisions apart.
-const REVISION: &str = "controller-revision-hash";
 
 /// An owner's uid, which of its places (see [`place`]), the revision of the template.
 type Place = (Arc<str>, Arc<str>, Arc<str>);
@@ -76,7 +75,7 @@ impl Refusals {
 /// Where a pod counts: with its node for a DaemonSet, by its name for a StatefulSet, all together for a ReplicaSet and
 /// a ReplicationController; `None` for others, whose owners have pauses of their own. And the revision.
 fn place<'a>(pod: &'a Pod, owner: &OwnerReference) -> Option<(&'a str, &'a str)> {
-    let revision = || pod.metadata.labels.as_ref().and_then(|all| all.get(REVISION)).map_or("", String::as_str);
+    let revision = || pod.metadata.labels.as_ref().and_then(|all| all.get(REVISION_LABEL)).map_or("", String::as_str);
     match owner.kind.as_str() {
         "ReplicaSet" | "ReplicationController" => Some(("", "")),
         "DaemonSet" => Some((pod.spec.as_ref()?.node_name.as_deref()?, revision())),

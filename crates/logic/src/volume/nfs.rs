@@ -75,7 +75,7 @@ pub fn is_ours(volume: &PersistentVolume) -> bool {
 }
 
 /// Whether the volume's folder is not there yet.
-pub fn is_unmade(volume: &PersistentVolume) -> bool {
+pub fn is_folder_unmade(volume: &PersistentVolume) -> bool {
     is_ours(volume) && annotation(&volume.metadata, MADE_ON).is_empty()
 }
 
@@ -243,7 +243,7 @@ fn due(volume: &PersistentVolume) -> Option<Task> {
             volume.spec.as_ref().and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref()) == Some("Delete");
         return (last && deletes).then_some(Task::Remove);
     }
-    if is_unmade(volume) {
+    if is_folder_unmade(volume) {
         return Some(Task::Make);
     }
     (is_sized(volume) && made_size(volume).is_none_or(|made| made != capacity(volume))).then_some(Task::Grow)

@@ -244,13 +244,13 @@ pub fn copy_of(volume: &PersistentVolume) -> Option<&str> {
 }
 
 /// Whether this volume is still to become a copy, of whatever folder.
-pub fn is_unmade(volume: &PersistentVolume) -> bool {
+pub fn is_copy_unmade(volume: &PersistentVolume) -> bool {
     copy_of(volume).is_some() && annotation(&volume.metadata, MADE_ON).is_empty()
 }
 
 /// Whether this volume is still to become a copy of a folder.
 pub fn is_copying(volume: &PersistentVolume, folder: &str) -> bool {
-    is_unmade(volume) && volume.metadata.deletion_timestamp.is_none() && copy_of(volume) == Some(folder)
+    is_copy_unmade(volume) && volume.metadata.deletion_timestamp.is_none() && copy_of(volume) == Some(folder)
 }
 
 /// Whether a volume is still to become a copy of a folder.

@@ -15,7 +15,8 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 
 use mainstay_logic::volume::room::OVERCOMMIT;
-use mainstay_logic::volume::source;
+use mainstay_logic::volume::{BUILT_IN, PROVISIONED_BY, source};
+pub(super) use mainstay_logic::volume::{LOCAL_PATH_FINALIZER as FINALIZER, MADE_ON, MADE_SIZE, is_image};
 
 use super::image::copy::Hold;
 use super::image::{Growth, Image};
@@ -24,18 +25,6 @@ use super::{
     blocking_owner, freeze, growth, host, nfs, ownership, recovery,
 };
 use mainstay_runtime::safe_path::{self, make_private_dir};
-
-/// On a PersistentVolume: the node that made its directory.
-pub const MADE_ON: &str = "mainstay.io/made-on";
-/// On a PersistentVolume: the capacity that its node has made real, in bytes.
-pub const MADE_SIZE: &str = mainstay_logic::volume::MADE_SIZE;
-/// On a provisioned PersistentVolume, until its directory is removed.
-pub const FINALIZER: &str = "mainstay.io/local-path";
-/// Which provisioner declared a volume.
-const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";
-/// The provisioners that are this program, by the names that people's manifests carry.
-const BUILT_IN: [&str; 4] =
-    ["mainstay.io/local-path", "rancher.io/local-path", "k8s.io/minikube-hostpath", "docker.io/hostpath"];
 
 /// A claim's volume: local, hostPath, or a directory that Mainstay provisioned.
 pub struct Claim;
@@ -307,12 +296,6 @@ pub fn relative<'a>(root: &Path, path: &'a Path) -> Result<&'a Path, VolumeError
         || VolumeError::Refused(format!("{} is not inside the volume root {}", path.display(), root.display()));
     let relative = path.strip_prefix(root).map_err(|_| outside())?;
     safe_path::plain(relative.to_str().ok_or_else(outside)?).map_err(|_| outside())
-}
-
-/// Whether the volume is an image that keeps its size; otherwise it is a plain directory, as all were before there were
-/// images.
-pub(super) fn is_image(volume: &PersistentVolume) -> bool {
-    mainstay_logic::volume::is_image(volume)
 }
 
 /// Makes a provisioned volume on first use, and notes that on the PersistentVolume before anything is written into it.

@@ -20,7 +20,7 @@ pub fn is_wanted(volume: &PersistentVolume, node: &str) -> bool {
     let tied = volume.spec.as_ref().is_some_and(|spec| spec.node_affinity.is_some() && spec.local.is_some());
     let declared = is_provisioned(volume) && is_image(volume) && claim_ref(volume).is_some();
     let is_going = volume.metadata.deletion_timestamp.is_some();
-    source::is_unmade(volume) && declared && tied && !is_going && reaches_node(volume, node)
+    source::is_copy_unmade(volume) && declared && tied && !is_going && reaches_node(volume, node)
 }
 
 /// Makes the copy, and notes on the PersistentVolume that it is there.

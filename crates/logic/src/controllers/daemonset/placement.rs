@@ -90,7 +90,7 @@ fn tolerations(set: &DaemonSet) -> Vec<Toleration> {
 }
 
 /// The node that a pod is on, or that its affinity names.
-pub fn node_of(pod: &Pod) -> Option<&str> {
+pub fn meant_for(pod: &Pod) -> Option<&str> {
     let spec = pod.spec.as_ref()?;
     if let Some(node) = spec.node_name.as_deref().filter(|node| !node.is_empty()) {
         return Some(node);
@@ -211,7 +211,7 @@ mod tests {
             let mut spec = spec;
             spec["containers"] = json!([]);
             let pod: Pod = serde_json::from_value(json!({"metadata": {}, "spec": spec})).unwrap();
-            assert_eq!(node_of(&pod), expected, "{spec}");
+            assert_eq!(meant_for(&pod), expected, "{spec}");
         }
     }
 

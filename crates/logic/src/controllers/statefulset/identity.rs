@@ -9,14 +9,13 @@ use mainstay_api::ObjectKey;
 use mainstay_api::kinds::{PERSISTENT_VOLUME_CLAIM, STATEFUL_SET};
 use serde_json::{Value, json};
 
+use crate::history::REVISION_LABEL;
 use crate::ownership::controller_reference;
 
 /// The pod's own name, as a label to select it by.
 pub const POD_NAME_LABEL: &str = "statefulset.kubernetes.io/pod-name";
 /// The ordinal, as a label.
 pub const POD_INDEX_LABEL: &str = "apps.kubernetes.io/pod-index";
-/// The name of the ControllerRevision that the pod was made from.
-pub const REVISION_LABEL: &str = "controller-revision-hash";
 
 /// `<set>-<ordinal>`.
 pub fn pod_key(set: &StatefulSet, ordinal: i64) -> ObjectKey {

@@ -152,7 +152,7 @@ fn v2_v3_a_node_does_what_is_due_and_nothing_else() {
         assert_eq!(nfs::is_waiting(&volume), expected.is_some(), "{over}");
     }
     let made = volume_with(noted(SIZE_NONE, Value::Null));
-    assert!(!nfs::is_unmade(&made) && nfs::is_unmade(&volume_with(json!({}))));
+    assert!(!nfs::is_folder_unmade(&made) && nfs::is_folder_unmade(&volume_with(json!({}))));
     assert_eq!(nfs::made("n1", &made, true), json!({MADE_ON: "n1", SIZE: "server", MADE_SIZE: gib.to_string()}));
     assert_eq!(nfs::made("n1", &made, false), json!({MADE_ON: "n1", SIZE: "none", MADE_SIZE: null}));
 }
