@@ -100,6 +100,10 @@ pub enum Bug {
     ForgetsOwnWrites,
     /// Decisions are committed without the uids and versions that they are about: A8.
     ForgetsPreconditions,
+    /// A machine whose name another has by now goes on as that node: S1.
+    SharesItsName,
+    /// A machine whose name another has by now goes on removing that node's volumes: V3.
+    TendsAnothersVolumes,
     /// A Service without endpoints has no rule, so that connections to it go wherever the default route leads: N4.
     ProxyForgetsRefusals,
 }
@@ -111,11 +115,13 @@ pub enum Worlds {
     Storms,
     /// Storms whose nodes fall silent.
     Silence,
+    /// Two machines of one name.
+    Twins,
 }
 
 impl Bug {
     /// All, with the invariant whose checker must catch it, and the worlds that do.
-    pub const ALL: [(Self, &'static str, Worlds); 40] = [
+    pub const ALL: [(Self, &'static str, Worlds); 42] = [
         (Self::TrustsStaleList, "S1", Worlds::Storms),
         (Self::ConfirmsTooEarly, "S2", Worlds::Storms),
         (Self::SkipsOrder, "S4", Worlds::Storms),
@@ -156,6 +162,8 @@ impl Bug {
         (Self::ForgetsMargin, "S13", Worlds::Silence),
         (Self::PushesWithoutRenewal, "S13", Worlds::Silence),
         (Self::StartsWithoutAsking, "S13", Worlds::Silence),
+        (Self::SharesItsName, "S1", Worlds::Twins),
+        (Self::TendsAnothersVolumes, "V3", Worlds::Twins),
     ];
 
     /// Spoils the decision of a controller about a key.

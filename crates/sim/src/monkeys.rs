@@ -158,6 +158,34 @@ impl Script {
         }
     }
 
+    /// A set with volumes of its nodes, and a user who begins with fresh ones now and then, and in the end.
+    pub fn of_twins(number: u64, start: Timestamp, seconds: i64) -> Self {
+        let web = Wanted {
+            name: "web".to_owned(),
+            replicas: 4,
+            image: "app:1".to_owned(),
+            is_parallel: true,
+            claims: Some("ReadWriteOnce"),
+            is_static: false,
+            deletes: (false, false),
+            tolerates: None,
+        };
+        let (mut seed, mut script) = (Seed::new(number ^ 0x7717), Self::default());
+        let at = |seconds| start.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(start);
+        script.deeds.push((start, Deed::Apply(web.clone())));
+        for second in (15..seconds).step_by(9) {
+            script.begin_anew("web", seed.between(0, 3), at(second + seed.between(0, 8)));
+        }
+        script.deeds.sort_by_key(|(at, _)| *at);
+        script.last.push(Deed::Apply(web));
+        for ordinal in 0..4 {
+            let claim = format!("data-web-{ordinal}");
+            script.last.push(Deed::Delete(kinds::PERSISTENT_VOLUME_CLAIM.clone(), claim, None));
+            script.last.push(Deed::Force(format!("web-{ordinal}")));
+        }
+        script
+    }
+
     /// A Deployment, and another one in a namespace that goes with all that is in it.
     fn deployments(&mut self, seed: &mut Seed, start: Timestamp, length: SignedDuration) {
         let moment = |seed: &mut Seed| {
@@ -519,6 +547,8 @@ pub enum Fault {
     NodeLosesPower(usize, i64),
     /// As before; and a user, who knows it, takes the Node away.
     NodeIsLost(usize, i64),
+    /// As before; and another machine joins under that name, or has a copy of its data folder.
+    NodeIsReplaced(i64),
 }
 
 impl Fault {
@@ -558,6 +588,21 @@ impl Fault {
             7 => Self::AgentRestarts(node),
             8 | 9 => Self::ContainerCrashes(node),
             10 => Self::NodeLosesPower(node, long),
+            _ => Self::ServerDies { power: seed.one_in(2) },
+        }
+    }
+}
+
+impl Fault {
+    /// What breaks next where another machine takes a node's name. A copy of a machine that runs and is cut off cannot
+    /// be told from that machine started anew: what has no deadline then runs on both.
+    pub fn replacement(seed: &mut Seed, nodes: usize, is_copied: bool) -> Self {
+        let node = seed.index(nodes);
+        match seed.below(if is_copied { 5 } else { 8 }) {
+            0..=3 => Self::NodeIsReplaced(seed.between(10_000, 60_000)),
+            4 => Self::AgentRestarts(node),
+            5 => Self::NodeCutOff(node, seed.between(500, 30_000)),
+            6 => Self::NodeStalls(node, seed.between(100, 8000)),
             _ => Self::ServerDies { power: seed.one_in(2) },
         }
     }

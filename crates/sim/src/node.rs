@@ -9,6 +9,10 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use mainstay_api::{Kind, ObjectKey, Status, kinds, object};
 use mainstay_client::ListWatch;
+use mainstay_logic::Snapshot;
+use mainstay_logic::kubelet::hold::{HELD_BY, Holder, Lock};
+use mainstay_logic::nodes::{LEASES, MACHINE};
+use mainstay_logic::volume::annotation;
 use mainstay_logic::kubelet::{Action, Agenda, Dispatcher, Fact, Key, Task};
 use mainstay_server::api::{self, Part, Watch, key};
 use serde_json::{Value, json};
@@ -37,8 +41,16 @@ struct Entry {
 pub struct Node {
     /// Its name.
     pub name: String,
-    /// Its place among the nodes.
+    /// Its place among the machines.
     pub index: usize,
+    /// Which machine its data folder says that it is; a copy says the same.
+    pub machine_id: String,
+    /// How often the machine was started.
+    boots: u64,
+    /// How many of its agents found that another machine is this node.
+    pub given_up: u64,
+    /// Another machine was this node for a while: volumes of that while were deleted without this one.
+    pub was_replaced: bool,
     /// The machine, which outlives agents.
     pub machine: Machine,
     /// It cannot reach the server before this time.
@@ -66,8 +78,13 @@ struct Agent {
     lease_at: Option<Timestamp>,
     is_registered: bool,
     round: u32,
-    /// A renewal whose answer is on its way: when it is here, and when it was sent by the machine's clock.
-    answer: Option<(Timestamp, Duration)>,
+    /// A renewal whose answer is on its way: when it is here, when it was sent by the machine's clock, and the Lease's
+    /// version then.
+    answer: Option<(Timestamp, Duration, String)>,
+    /// What it knows of its Lease.
+    lock: Lock,
+    /// Another machine is this node.
+    is_replaced: bool,
     /// By uid: since when the lease was renewed without a gap when the server last said that the pod is there.
     asked: BTreeMap<String, Duration>,
     volumes_at: Option<Timestamp>,
@@ -87,6 +104,8 @@ impl Agent {
             is_registered: false,
             round: 0,
             answer: None,
+            lock: Lock::default(),
+            is_replaced: false,
             asked: BTreeMap::new(),
             volumes_at: None,
         }
@@ -119,12 +138,82 @@ impl Node {
         Self {
             name: format!("n{index}"),
             index,
+            machine_id: format!("m{index}"),
+            boots: 0,
+            given_up: 0,
+            was_replaced: false,
             machine: Machine::new(),
             cut_off_until: now,
             deaf_until: now,
             stalled_until: now,
             restarts: 0,
             agent: Agent::new(),
+        }
+    }
+
+    /// A machine that is off, and will be a node of that name, with nothing on it.
+    pub fn twin(index: usize, name: &str, now: Timestamp) -> Self {
+        let mut twin = Self { name: name.to_owned(), ..Self::new(index, now) };
+        twin.machine.is_on = false;
+        twin
+    }
+
+    /// Its data folder: which machine it is, and what is on its disk.
+    pub fn disk(&self) -> (String, Machine) {
+        let mut disk = Machine::default();
+        disk.directories.clone_from(&self.machine.directories);
+        disk.begun.clone_from(&self.machine.begun);
+        disk.tombstoned.clone_from(&self.machine.tombstoned);
+        (self.machine_id.clone(), disk)
+    }
+
+    /// Gets a copy of another machine's data folder, beside what it had itself.
+    pub fn take_disk(&mut self, (id, disk): (String, Machine)) {
+        self.machine_id = id;
+        for (name, directory) in disk.directories {
+            let own = self.machine.directories.entry(name).or_default();
+            if own.starts <= directory.starts {
+                *own = directory;
+            }
+        }
+        (self.machine.begun, self.machine.tombstoned) = (disk.begun, disk.tombstoned);
+    }
+
+    /// Who its agent is.
+    fn holder(&self) -> Holder {
+        let place = format!("{}.{}", self.index, self.boots);
+        Holder { machine: self.machine_id.clone(), run: format!("{}.{}", self.index, self.restarts), place }
+    }
+
+    /// Whether this machine is the node of its name, as the store says: the Node is this machine's, and nobody else
+    /// has its Lease.
+    pub fn is_the_node(&self, truth: &Snapshot) -> bool {
+        let of_node = truth.nodes.get(&ObjectKey::new("", self.name.as_str()));
+        let machine = of_node.map_or("", |node| annotation(&node.metadata, MACHINE));
+        let lease = truth.leases.get(&ObjectKey::new(LEASES, self.name.as_str()));
+        let holder = lease.and_then(|lease| Holder::parse(annotation(&lease.metadata, HELD_BY)));
+        let own = self.holder();
+        (machine.is_empty() || machine == self.machine_id)
+            && holder.is_none_or(|holder| holder.machine == own.machine && holder.place == own.place)
+    }
+
+    /// Whether this agent is the node for certain now.
+    fn is_held(&self, around: &Around<'_>) -> bool {
+        let trusts = matches!(around.bug, Some(Bug::SharesItsName | Bug::TendsAnothersVolumes));
+        trusts || !self.agent.is_replaced && self.agent.lock.is_held(self.machine.boottime(around.now))
+    }
+
+    /// Another machine is this node: this one's pods end.
+    fn give_up(&mut self, around: &mut Around<'_>) {
+        if std::mem::replace(&mut self.agent.is_replaced, true) {
+            return;
+        }
+        self.given_up += 1;
+        let left = || self.machine.begun.values().cloned().collect();
+        let mut dispatches = self.agent.dispatcher.synced(left);
+        dispatches.extend(self.agent.dispatcher.all_gone());
+        for dispatch in dispatches {
+            self.execute(dispatch, around);
         }
     }
 
@@ -139,6 +228,7 @@ impl Node {
         if self.machine.is_on {
             self.machine.lose_power(now);
         }
+        self.boots += u64::from(on);
         self.machine.is_on = on;
         self.restart_agent();
     }
@@ -162,7 +252,7 @@ impl Node {
             let running = entry.running.values().map(|(due, _)| *due);
             running.chain(entry.wake_at)
         });
-        let answer = agent.answer.map(|(at, _)| at);
+        let answer = agent.answer.as_ref().map(|(at, ..)| *at);
         let own = [agent.retry_at, agent.lease_at, agent.volumes_at, answer].into_iter().flatten();
         let agent = entries.chain(own).min().map(|at| at.max(self.stalled_until));
         // Supervisors and containers do not wait for an agent.
@@ -185,7 +275,11 @@ impl Node {
             busy = true;
         }
         busy |= self.take_answer(around);
-        if self.can_talk(around) {
+        if self.agent.is_replaced {
+            self.agent.watch = None;
+            (self.agent.retry_at, self.agent.lease_at) = (None, None);
+            busy |= around.bug == Some(Bug::TendsAnothersVolumes) && self.can_talk(around) && self.reclaim(around);
+        } else if self.can_talk(around) {
             busy |= self.heartbeat(around);
             busy |= self.follow_pods(around);
             busy |= self.reclaim(around);

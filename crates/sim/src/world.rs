@@ -42,8 +42,19 @@ pub struct Options {
     pub mode: Mode,
     /// Nodes fall silent, one after the other and for long, their clocks run apart, and requests take their time (S13).
     pub is_silent: bool,
+    /// There is one more machine, which takes the first one's name: by joining, or with a copy of its folder.
+    pub twin: Option<Twin>,
     /// What is broken on purpose.
     pub bug: Option<Bug>,
+}
+
+/// How a machine comes to another one's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Twin {
+    /// A user deletes the Node, and the machine joins.
+    Joins,
+    /// It has a copy of the other's data folder.
+    IsCopied,
 }
 
 impl Default for Options {
@@ -55,6 +66,7 @@ impl Default for Options {
             storm: 120,
             mode: Mode::Whole,
             is_silent: false,
+            twin: None,
             bug: None,
         }
     }
@@ -86,6 +98,15 @@ impl Options {
     }
 }
 
+impl Options {
+    /// A world in which one node is now this machine, now that one.
+    pub fn twins(seed: u64, bug: Option<Bug>) -> Self {
+        let twin = Some(if seed.is_multiple_of(2) { Twin::Joins } else { Twin::IsCopied });
+        let mode = if seed.is_multiple_of(4) { Mode::Whole } else { Mode::OneByOne };
+        Self { nodes: 2, one_fault_in: Some(100), storm: 200, mode, twin, bug, ..Self::default() }
+    }
+}
+
 /// How often each object was made and taken away, by kind and name.
 pub type Counts = BTreeMap<(String, ObjectKey), (u32, u32)>;
 
@@ -106,6 +127,8 @@ pub struct Report {
     pub starts: u64,
     /// How many names were given free because their nodes were silent.
     pub released: usize,
+    /// How many agents found that another machine is their node.
+    pub replaced: u64,
 }
 
 /// The world.
@@ -122,6 +145,8 @@ pub struct World {
     pub nodes: Vec<Node>,
     power_back: BTreeMap<usize, Timestamp>,
     lost: VecDeque<usize>,
+    /// Who takes over from whom.
+    joins: Option<(usize, usize)>,
     disk_free_at: Option<Timestamp>,
     observer: Observer,
     checkers: Checkers,
@@ -158,6 +183,7 @@ impl World {
             nodes: nodes(&options),
             power_back: BTreeMap::new(),
             lost: VecDeque::new(),
+            joins: None,
             disk_free_at: None,
             observer: Observer::default(),
             checkers: Checkers::new(options.bug),
@@ -207,6 +233,7 @@ impl World {
             commits: self.server.commits,
             starts: self.nodes.iter().map(|node| node.machine.starts).sum(),
             released: self.checkers.released(),
+            replaced: self.nodes.iter().map(|node| node.given_up).sum(),
         }
     }
 
@@ -249,6 +276,7 @@ impl World {
             }
         }
         self.lost.clear();
+        self.joins = None;
         for node in &mut self.nodes {
             node.cut_off_until = now;
             node.deaf_until = now;
@@ -493,8 +521,12 @@ impl World {
         if !self.seed.one_in(rate) {
             return Ok(());
         }
-        let draw = if self.options.is_silent { Fault::silence } else { Fault::random };
-        let random = draw(&mut self.seed, self.nodes.len());
+        let (seed, nodes) = (&mut self.seed, self.nodes.len());
+        let random = match self.options.twin {
+            Some(twin) => Fault::replacement(seed, nodes, twin == Twin::IsCopied),
+            None if self.options.is_silent => Fault::silence(seed, nodes),
+            None => Fault::random(seed, nodes),
+        };
         let fault = self.options.favourite.filter(|_| self.seed.one_in(2)).unwrap_or(random);
         self.note("fault", &format!("{fault:?}"));
         let now = self.now();
@@ -515,9 +547,42 @@ impl World {
                     let _ = up.seat.relist(now);
                 }
             }
+            Fault::NodeIsReplaced(milliseconds) => self.replace_node(milliseconds),
             on_node => self.break_node(on_node),
         }
         Ok(())
+    }
+
+    /// The machine that is the first node loses its power, and the other one is to be that node.
+    fn replace_node(&mut self, milliseconds: i64) {
+        let (now, last) = (self.now(), self.nodes.len() - 1);
+        let is_node = |node: &Node| node.machine.is_on && node.is_the_node(&self.observer.snapshot);
+        let lost = [0, last].into_iter().find(|index| self.nodes.get(*index).is_some_and(is_node));
+        let Some(lost) = lost.filter(|_| self.joins.is_none()) else { return };
+        if let Some(node) = self.nodes.get_mut(lost) {
+            node.set_power(false, now);
+            node.was_replaced = true;
+        }
+        self.power_back.insert(lost, plus(now, milliseconds));
+        self.joins = Some((lost, last - lost));
+        if self.options.twin == Some(Twin::Joins) {
+            self.lost.push_back(lost);
+        }
+    }
+
+    /// The other machine joins once the Node is gone; or begins at once, with a copy of the folder.
+    fn join(&mut self) {
+        let Some((lost, other)) = self.joins.take_if(|_| self.lost.is_empty()) else { return };
+        let now = self.now();
+        let former = self.nodes.get(lost).map(Node::disk);
+        self.power_back.remove(&other);
+        if let Some(node) = self.nodes.get_mut(other) {
+            if let Some(former) = former.filter(|_| self.options.twin == Some(Twin::IsCopied)) {
+                node.take_disk(former);
+            }
+            node.set_power(true, now);
+        }
+        self.note("fault", &format!("machine {other} is n0 now, and machine {lost} will be back"));
     }
 
     fn break_node(&mut self, fault: Fault) {
@@ -594,12 +659,14 @@ impl World {
             && let Some(index) = self.lost.pop_front()
         {
             self.last_actor = (Actor::User, None);
-            let done = forget_node(&mut self.server, &format!("n{index}"));
+            let name = self.nodes.get(index).map(|node| node.name.clone()).unwrap_or_default();
+            let done = forget_node(&mut self.server, &name);
             if done.is_err_and(|status| status.code >= 500) {
                 self.lost.push_back(index);
             }
             self.look()?;
         }
+        self.join();
         Ok(())
     }
 }
@@ -609,6 +676,7 @@ fn nodes(options: &Options) -> Vec<Node> {
     let drift = |index: usize| [-9000, 9000, 0].get(index % 3).copied().filter(|_| options.is_silent).unwrap_or(0);
     let mut nodes: Vec<Node> = (0..options.nodes).map(|index| Node::new(index, start())).collect();
     nodes.iter_mut().for_each(|node| node.machine.drift = drift(node.index));
+    nodes.extend(options.twin.map(|_| Node::twin(options.nodes, "n0", start())));
     nodes
 }
 

@@ -39,6 +39,21 @@ fn caught_in_silence(bug: Bug, by: &str) -> u64 {
     panic!("{bug:?} is not caught by {by} in {STORMS} worlds; instead: {others:#?}");
 }
 
+/// Worlds with two machines of one name: how many it took.
+fn caught_by_twins(bug: Bug, by: &str) -> u64 {
+    let mut others = Vec::new();
+    for seed in 0..STORMS {
+        let options = Options::twins(seed, Some(bug));
+        let script = Script::of_twins(seed, start(), options.storm);
+        match World::with_script(seed, options, script).run().violation {
+            Some(violation) if violation.invariant == by => return seed + 1,
+            Some(violation) => others.push((seed, violation)),
+            None => {}
+        }
+    }
+    panic!("{bug:?} is not caught by {by} in {STORMS} worlds; instead: {others:#?}");
+}
+
 /// Lets the worlds that are named for a bug catch it, and says how long it took.
 fn catch(bug: Bug) {
     let (_, by, worlds) = Bug::ALL.into_iter().find(|(of, ..)| *of == bug).expect("a bug of the table");
@@ -46,6 +61,7 @@ fn catch(bug: Bug) {
     let many = match worlds {
         Worlds::Storms => caught_by_storms(bug, by),
         Worlds::Silence => caught_in_silence(bug, by),
+        Worlds::Twins => caught_by_twins(bug, by),
     };
     println!("{by} {bug:?}: {worlds:?}, {many} worlds, {:.1} s", begun.elapsed().as_secs_f64());
 }
@@ -103,4 +119,6 @@ each_is_caught! {
     s13_a_server_that_forgets_the_margin: ForgetsMargin;
     s13_an_agent_that_pushes_without_a_renewal: PushesWithoutRenewal;
     s13_an_agent_that_starts_again_without_asking: StartsWithoutAsking;
+    s1_a_machine_that_shares_its_name: SharesItsName;
+    v3_a_machine_that_tends_anothers_volumes: TendsAnothersVolumes;
 }

@@ -11,6 +11,9 @@ use core::fmt;
 use core::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::pods;
 
 /// On a node's Lease: who renews it, as [`Holder`] is written.
 pub const HELD_BY: &str = "mainstay.io/held-by";
@@ -112,6 +115,69 @@ impl Watched {
     /// The Lease is held.
     pub fn settle(&mut self) {
         self.0 = None;
+    }
+}
+
+/// What an agent knows of its node's Lease. Its times are since the machine was started.
+#[derive(Clone, Debug, Default)]
+pub struct Lock {
+    /// The Lease as this agent wrote it last.
+    pub version: Option<String>,
+    /// Since when this agent has had it without a break.
+    pub taken: Option<Duration>,
+    /// Until when nobody else can have taken it.
+    pub sure_until: Duration,
+    /// It was taken from one that may have been cut off.
+    pub is_taken_over: bool,
+    /// When the Node was made, as the server says.
+    pub node_made: Option<Timestamp>,
+    /// What is being seen of another agent's.
+    pub watched: Watched,
+}
+
+impl Lock {
+    /// Whether this agent is the node for certain at `now`: it has the Lease, and renewed it so short a time ago that
+    /// nobody else can have taken it.
+    pub fn is_held(&self, now: Duration) -> bool {
+        self.taken.is_some() && now < self.sure_until
+    }
+
+    /// Whether something of a pod may begin: this agent has the Lease, and what a former machine of the name ran of the
+    /// pod has ended. `seconds` is the pod's deadline, where it has one.
+    pub fn may_begin(&self, pod: &Pod, seconds: Option<u32>, now: Duration) -> bool {
+        let Some(taken) = self.taken else { return false };
+        let Some(seconds) = seconds else { return true };
+        let bound = pods::condition(pod, "PodScheduled").and_then(|at| at.last_transition_time.as_ref());
+        let is_older = self.node_made.zip(bound).is_some_and(|(made, bound)| bound.0 < made);
+        !(is_older || self.is_taken_over) || has_former_ended(seconds, taken, now)
+    }
+
+    /// The Lease, which is so long, was written by this agent, by what was `sent` then: it holds it from `now` on.
+    pub fn written(&mut self, version: &str, lease: Duration, sent: Duration, now: Duration) {
+        self.version = Some(version.to_owned());
+        self.taken.get_or_insert(now);
+        self.sure_until = sent.saturating_add(quiet(lease));
+        self.watched.settle();
+    }
+
+    /// As [`Watched::judge`], remembering what it comes to. `node_made` is when the Node was made.
+    pub fn judge(
+        &mut self,
+        own: &Holder,
+        (machine_of_node, node_made): (&str, Option<Timestamp>),
+        found: Option<&Found<'_>>,
+        now: Duration,
+        clock: Timestamp,
+    ) -> Verdict {
+        self.node_made = node_made;
+        let verdict = self.watched.judge(own, machine_of_node, found, now, clock);
+        if matches!(verdict, Verdict::Watch | Verdict::TakeOver) {
+            // Another had it meanwhile: what that one runs ends so long after it is taken from it, however long this
+            // agent had it before.
+            self.taken = None;
+            self.is_taken_over = true;
+        }
+        verdict
     }
 }
 

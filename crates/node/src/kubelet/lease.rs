@@ -9,9 +9,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use mainstay_api::{kinds, object};
 use mainstay_client::{Error, PatchType};
-use mainstay_logic::kubelet::hold::{Found, HELD_BY, Holder, Verdict, Watched, has_former_ended, quiet};
+use mainstay_logic::kubelet::hold::{Found, HELD_BY, Holder, Lock, Verdict};
 use mainstay_logic::nodes::{LEASES, MACHINE};
-use mainstay_logic::pods;
 use mainstay_runtime::fence;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use serde_json::{Value, json};
@@ -26,26 +25,11 @@ const UPSTREAMS: i64 = 40;
 #[derive(Default)]
 pub struct Hold {
     own: Holder,
-    state: Mutex<State>,
+    state: Mutex<Lock>,
     /// Another machine is this node: nothing begins here any more, and what runs ends.
     replaced: watch::Sender<bool>,
     /// Changes with every renewal, and when another machine is this node.
     moved: watch::Sender<()>,
-}
-
-#[derive(Default)]
-struct State {
-    /// The Lease as this agent wrote it last.
-    version: Option<String>,
-    /// Since when this agent has had it without a break, since the machine was started.
-    taken: Option<Duration>,
-    /// Until when nobody else can have taken it, since the machine was started.
-    sure_until: Duration,
-    /// It was taken from one that may have been cut off.
-    is_taken_over: bool,
-    /// When the Node was made, as the server says.
-    node_made: Option<Timestamp>,
-    watched: Watched,
 }
 
 /// Why the Lease was not renewed.
@@ -98,7 +82,7 @@ impl Hold {
 
     /// Of an agent without the kubelet's loops, whose node no other agent can be: it is held, and nobody renews it.
     pub fn undisputed() -> Self {
-        let state = State { taken: Some(fence::boottime()), sure_until: Duration::MAX, ..State::default() };
+        let state = Lock { taken: Some(fence::boottime()), sure_until: Duration::MAX, ..Lock::default() };
         Self { state: Mutex::new(state), ..Self::default() }
     }
 
@@ -106,7 +90,7 @@ impl Hold {
     /// else can have taken it.
     pub fn is_held(&self) -> bool {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.taken.is_some() && fence::boottime() < state.sure_until && !self.is_replaced()
+        state.is_held(fence::boottime()) && !self.is_replaced()
     }
 
     /// Waits until this agent is the node for certain; false where another machine is.
@@ -154,20 +138,13 @@ impl Hold {
             return false;
         }
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(taken) = state.taken else { return false };
-        let Some(seconds) = seconds else { return true };
-        let bound = pods::condition(pod, "PodScheduled").and_then(|at| at.last_transition_time.as_ref());
-        let is_older = state.node_made.zip(bound).is_some_and(|(made, bound)| bound.0 < made);
-        !(is_older || state.is_taken_over) || has_former_ended(seconds, taken, fence::boottime())
+        state.may_begin(pod, seconds, fence::boottime())
     }
 
     /// The Lease was written by this agent, by what was `sent` then: it holds it from now on.
     fn written(&self, lease: &Value, sent: Duration) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.version = Some(object::resource_version(lease).to_owned());
-        state.taken.get_or_insert_with(fence::boottime);
-        state.sure_until = sent.saturating_add(quiet(found(lease).lease));
-        state.watched.settle();
+        state.written(object::resource_version(lease), found(lease).lease, sent, fence::boottime());
         drop(state);
         self.moved.send_replace(());
     }
@@ -177,16 +154,9 @@ impl Hold {
         let found = lease.map(found);
         let machine = object::text(node, &["metadata", "annotations", MACHINE]);
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.node_made = object::text(node, &["metadata", "creationTimestamp"]).parse().ok();
+        let made = object::text(node, &["metadata", "creationTimestamp"]).parse().ok();
         let (now, clock) = (fence::boottime(), Timestamp::now());
-        let verdict = state.watched.judge(&self.own, machine, found.as_ref(), now, clock);
-        if matches!(verdict, Verdict::Watch | Verdict::TakeOver) {
-            // Another had it meanwhile: what that one runs ends so long after it is taken from it, however long this
-            // agent had it before.
-            state.taken = None;
-            state.is_taken_over = true;
-        }
-        verdict
+        state.judge(&self.own, (machine, made), found.as_ref(), now, clock)
     }
 
     fn version(&self) -> Option<String> {
@@ -266,6 +236,8 @@ fn found(lease: &Value) -> Found<'_> {
 
 #[cfg(test)]
 mod tests {
+    use mainstay_logic::kubelet::hold::Watched;
+
     use super::*;
 
     fn pod(bound: &str) -> Pod {

@@ -84,10 +84,15 @@ pub fn nothing_leaks(snapshot: &Snapshot, nodes: &[Node]) -> Result<(), Violatio
     for node in nodes {
         let is_wanted = |name: &str| snapshot.persistent_volumes.contains_key(&ObjectKey::new("", name));
         let folders = node.machine.directories.keys();
-        if let Some(left) = folders.into_iter().find(|name| !name.starts_with(STATIC) && !is_wanted(name)) {
+        let left = folders.into_iter().find(|name| !name.starts_with(STATIC) && !is_wanted(name));
+        // A machine that is not its node any more keeps what it has, until a person comes.
+        if let Some(left) = left.filter(|_| node.is_the_node(snapshot) && !node.was_replaced) {
             return Err(Violation::new("V3", format!("{left} is left on {}, and its volume is gone", node.name)));
         }
         let uids: Vec<&str> = snapshot.pods.iter().filter_map(|(_, pod)| pod.metadata.uid.as_deref()).collect();
+        if !node.machine.is_on {
+            continue;
+        }
         let mut kept = node.machine.mounts.keys().map(|(uid, _)| uid).chain(node.machine.sandboxes.keys());
         if let Some(left) = kept.find(|uid| !uids.contains(&uid.as_str())) {
             return Err(Violation::new("S12", format!("something of {left} is left on {}", node.name)));

@@ -134,7 +134,7 @@ fn is_recycled(of: &PersistentVolume, snapshot: &Snapshot) -> bool {
 #[derive(Default)]
 pub struct Volumes {
     /// By machine and volume: how often it was used.
-    directories: BTreeMap<(String, String), u64>,
+    directories: BTreeMap<(usize, String), u64>,
 }
 
 impl Volumes {
@@ -158,16 +158,21 @@ impl Volumes {
         Ok(())
     }
 
-    /// V3: a directory goes only when its volume was deleted.
+    /// V3: a directory goes only when its volume was deleted, and by the machine that is its node (S1).
     pub fn v3_removed_only_when_deleted(&mut self, nodes: &[Node], snapshot: &Snapshot) -> Result<(), Violation> {
         let mut now = BTreeMap::new();
         for node in nodes {
             for (name, directory) in &node.machine.directories {
-                now.insert((node.name.clone(), name.clone()), directory.starts);
+                now.insert((node.index, name.clone()), directory.starts);
             }
         }
         for (folder, starts) in &self.directories {
             let living = snapshot.persistent_volumes.get(&ObjectKey::new("", folder.1.as_str()));
+            let is_gone = now.get(folder).is_none_or(|new| new < starts);
+            if let Some(node) = nodes.get(folder.0).filter(|node| is_gone && !node.is_the_node(snapshot)) {
+                let message = format!("{} is taken away on {}, which is not {}", folder.1, node.machine_id, node.name);
+                return Err(Violation::new("V3", message));
+            }
             let is_wanted = living.is_some_and(|living| living.metadata.deletion_timestamp.is_none());
             match now.get(folder) {
                 None if is_wanted => {

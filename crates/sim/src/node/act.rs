@@ -195,7 +195,18 @@ impl Node {
     /// Whether a container of the pod may start: its deadline is ahead, and since the lease was renewed again the
     /// server has said that the pod is still there. As the real node's `deadline::may_start`.
     fn may_start(&mut self, index: usize, uid: &str, around: &mut Around<'_>) -> bool {
-        let Some(seconds) = self.machine.sandboxes.get(uid).and_then(|sandbox| sandbox.deadline) else { return true };
+        let seconds = self.machine.sandboxes.get(uid).and_then(|sandbox| sandbox.deadline);
+        let Some(pod) = self.agent.entries.get(index).map(|entry| &entry.agenda.view.pod) else { return false };
+        let shown = self.machine.boottime(around.now);
+        let is_node = !self.agent.is_replaced && self.agent.lock.may_begin(pod, seconds, shown);
+        let trusts = matches!(
+            around.bug,
+            Some(Bug::SharesItsName | Bug::StartsWithoutAsking | Bug::TrustsStaleList | Bug::PushesWithoutRenewal)
+        );
+        if !is_node && !trusts {
+            return false;
+        }
+        let Some(seconds) = seconds else { return true };
         let renewals = self.machine.renewals;
         if renewals.since.is_zero() || renewals.deadline(seconds) <= self.machine.boottime(around.now) {
             return false;
@@ -313,6 +324,9 @@ impl Node {
         let made_on =
             object::at(bound, &["metadata", "annotations", volume::MADE_ON]).and_then(Value::as_str).unwrap_or("");
         if made_on.is_empty() {
+            if !self.is_held(around) {
+                return Err("the node's lease is not held by this agent now".to_owned());
+            }
             self.machine
                 .directories
                 .entry(path.to_owned())
@@ -332,8 +346,12 @@ impl Node {
     /// The last step of S2: the API object may go.
     fn confirm(&mut self, index: usize, uid: &str, around: &mut Around<'_>) {
         let now = around.now;
-        let reachable = self.can_talk(around);
+        let (reachable, is_replaced) = (self.can_talk(around), self.agent.is_replaced);
         let Some(entry) = self.agent.entries.get_mut(index) else { return };
+        if is_replaced {
+            entry.apply(Fact::Gone, now);
+            return entry.agenda.finish(&Key::Confirm, End::Done, now);
+        }
         let uid = (around.bug != Some(Bug::ForgetsUids)).then(|| uid.to_owned());
         let options = DeleteOptions { grace: Some(0), uid, ..DeleteOptions::default() };
         let key = entry.key.clone();

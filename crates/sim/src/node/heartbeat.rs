@@ -7,9 +7,11 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::core::v1::PersistentVolume;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use mainstay_api::{ObjectKey, kinds, object, time};
+use mainstay_api::{ObjectKey, Status, kinds, object, time};
 use mainstay_logic::controllers::persistentvolume::asked;
 use mainstay_logic::fencing::LEASE_SECONDS;
+use mainstay_logic::kubelet::hold::{Found, HELD_BY, Verdict};
+use mainstay_logic::nodes::{LEASES, MACHINE};
 use mainstay_logic::volume;
 use mainstay_logic::volume::RECYCLED;
 use mainstay_server::api::{Part, key};
@@ -39,10 +41,13 @@ impl Node {
         if !self.agent.is_registered || self.agent.round.is_multiple_of(STATUS_EVERY) {
             self.agent.is_registered = self.register(around).is_ok();
         }
+        if self.agent.is_replaced {
+            return true;
+        }
         if self.agent.is_registered {
             // The next renewal makes up for one that fails.
-            if self.renew(around).is_ok() {
-                self.expect_answer(around);
+            if let Ok(version) = self.renew(around) {
+                self.expect_answer(version, around);
             }
         } else {
             self.agent.lease_at = Some(plus(now, 200));
@@ -51,19 +56,19 @@ impl Node {
     }
 
     /// The lease was renewed by a request that was on its way for a while, as its answer is now.
-    fn expect_answer(&mut self, around: &mut Around<'_>) {
+    fn expect_answer(&mut self, version: String, around: &mut Around<'_>) {
         let mut delay = || if around.delays { around.seed.between(0, 6000) } else { 0 };
         let (before, after) = (delay(), delay());
         let sent = self.machine.boottime(plus(around.now, -before));
-        self.agent.answer = Some((plus(around.now, after), sent));
+        self.agent.answer = Some((plus(around.now, after), sent, version));
     }
 
     /// The answer to a renewal moves the deadlines, unless it is lost.
     pub(super) fn take_answer(&mut self, around: &Around<'_>) -> bool {
-        let Some((_, sent)) = self.agent.answer.filter(|(at, _)| *at <= around.now) else { return false };
-        self.agent.answer = None;
+        let Some((_, sent, version)) = self.agent.answer.take_if(|(at, ..)| *at <= around.now) else { return false };
         if self.cut_off_until.max(self.deaf_until) <= around.now {
             self.push(sent, around.now);
+            self.agent.lock.written(&version, LEASE, sent, self.machine.boottime(around.now));
         }
         true
     }
@@ -81,7 +86,7 @@ impl Node {
         }
         self.agent.lease_at = Some(plus(now, LEASE_EVERY));
         if self.cut_off_until <= now && around.server.up.is_some() {
-            let _ = self.renew(around);
+            let _ = self.renew_as_known(around);
         }
         if around.bug == Some(Bug::PushesWithoutRenewal) {
             self.push(self.machine.boottime(now), now);
@@ -89,13 +94,18 @@ impl Node {
         true
     }
 
-    fn register(&self, around: &mut Around<'_>) -> Result<(), mainstay_api::Status> {
+    fn register(&mut self, around: &mut Around<'_>) -> Result<(), Status> {
         let at = ObjectKey::new("", self.name.as_str());
         let existing = get(around.server, &kinds::NODE, "", &self.name)?;
+        let machine = existing.as_ref().map_or("", |node| object::text(node, &["metadata", "annotations", MACHINE]));
+        if !machine.is_empty() && machine != self.machine_id && around.bug != Some(Bug::SharesItsName) {
+            self.give_up(around);
+            return Err(Status::conflict(&kinds::NODE, &self.name));
+        }
         if existing.is_none() {
             let node = json!({ "metadata": {
                 "name": self.name, "labels": { "kubernetes.io/hostname": self.name },
-                "annotations": { volume::VOLUME_ROOT: "/var/lib/mainstay/volumes" },
+                "annotations": { volume::VOLUME_ROOT: "/var/lib/mainstay/volumes", MACHINE: self.machine_id },
             } });
             create(around.server, &kinds::NODE, "", &node)?;
         }
@@ -106,18 +116,60 @@ impl Node {
         patch(around.server, &kinds::NODE, &at, Part::Status, ("", ""), &status).map(|_| ())
     }
 
-    fn renew(&self, around: &mut Around<'_>) -> Result<(), mainstay_api::Status> {
-        let at = ObjectKey::new("kube-node-lease", self.name.as_str());
-        let spec = json!({ "holderIdentity": self.name, "leaseDurationSeconds": LEASE_SECONDS,
-            "renewTime": time::micro(around.now) });
-        match patch(around.server, &kinds::LEASE, &at, Part::Main, ("", ""), &json!({ "spec": spec })) {
-            Err(status) if status.code == 404 => {}
-            result => return result.map(|_| ()),
+    /// What a renewal says.
+    fn renewal(&self, around: &Around<'_>) -> Value {
+        json!({ "metadata": { "annotations": { HELD_BY: self.holder().to_string() } },
+            "spec": { "holderIdentity": self.name, "leaseDurationSeconds": LEASE_SECONDS,
+                "renewTime": time::micro(around.now) } })
+    }
+
+    /// Renews the Lease as it was written last, as far as this agent has heard; its new version.
+    fn renew_as_known(&self, around: &mut Around<'_>) -> Result<String, Status> {
+        let at = ObjectKey::new(LEASES, self.name.as_str());
+        let trusts = around.bug == Some(Bug::SharesItsName);
+        let known = if trusts { Some("") } else { self.agent.lock.version.as_deref() };
+        let Some(known) = known else { return Err(Status::conflict(&kinds::LEASE, &self.name)) };
+        let renewal = self.renewal(around);
+        let written = patch(around.server, &kinds::LEASE, &at, Part::Main, ("", known), &renewal)?;
+        Ok(object::resource_version(&written).to_owned())
+    }
+
+    /// Renews the Lease, or has it, if it is this agent's to have; as the real node's `lease::renew`. Its version.
+    fn renew(&mut self, around: &mut Around<'_>) -> Result<String, Status> {
+        match self.renew_as_known(around) {
+            Err(status) if matches!(status.code, 404 | 409) => {}
+            result => return result,
         }
-        let Some(node) = get(around.server, &kinds::NODE, "", &self.name)? else { return Ok(()) };
-        let owners = owner(&self.name, object::uid(&node));
-        let lease = json!({ "metadata": { "name": self.name, "ownerReferences": owners }, "spec": spec });
-        create(around.server, &kinds::LEASE, "kube-node-lease", &lease)
+        let node = get(around.server, &kinds::NODE, "", &self.name)?;
+        let node = node.ok_or_else(|| Status::not_found(&kinds::NODE, &self.name))?;
+        let lease = get(around.server, &kinds::LEASE, LEASES, &self.name)?;
+        let text = |path: &[&str]| lease.as_ref().map_or("", |lease| object::text(lease, path)).to_owned();
+        let (held_by, version) = (text(&["metadata", "annotations", HELD_BY]), text(&["metadata", "resourceVersion"]));
+        let renewed = text(&["spec", "renewTime"]).parse().ok();
+        let found = Found { held_by: &held_by, version: &version, renewed, lease: LEASE };
+        let machine = object::text(&node, &["metadata", "annotations", MACHINE]);
+        let made = object::text(&node, &["metadata", "creationTimestamp"]).parse().ok();
+        let (own, shown) = (self.holder(), self.machine.boottime(around.now));
+        let found = lease.is_some().then_some(&found);
+        match self.agent.lock.judge(&own, (machine, made), found, shown, around.now) {
+            Verdict::Take | Verdict::TakeOver => {}
+            Verdict::Watch => return Err(Status::conflict(&kinds::LEASE, &self.name)),
+            Verdict::Replaced => {
+                self.give_up(around);
+                return Err(Status::conflict(&kinds::LEASE, &self.name));
+            }
+        }
+        let mut taken = self.renewal(around);
+        taken["metadata"]["ownerReferences"] = owner(&self.name, object::uid(&node));
+        if lease.is_some() {
+            let at = ObjectKey::new(LEASES, self.name.as_str());
+            let written = patch(around.server, &kinds::LEASE, &at, Part::Main, ("", &version), &taken)?;
+            return Ok(object::resource_version(&written).to_owned());
+        }
+        taken["metadata"]["name"] = json!(self.name);
+        create(around.server, &kinds::LEASE, LEASES, &taken)?;
+        let made = get(around.server, &kinds::LEASE, LEASES, &self.name)?;
+        Ok(made.map(|lease| object::resource_version(&lease).to_owned()).unwrap_or_default())
     }
 
     /// Directories of deleted volumes go when nothing has them mounted; then the finalizer (V3, V8).
@@ -127,6 +179,9 @@ impl Node {
         }
         let first = self.agent.volumes_at.is_none();
         self.agent.volumes_at = Some(plus(around.now, VOLUME_AGAIN));
+        if !self.is_held(around) {
+            return first;
+        }
         let Some(up) = &around.server.up else { return false };
         let Ok(page) = up.api.store.range(&key::prefix(&kinds::PERSISTENT_VOLUME, None), None, usize::MAX, None) else {
             return first;

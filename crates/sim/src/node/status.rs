@@ -12,9 +12,13 @@ use crate::bugs::Bug;
 impl Node {
     /// The patch arrives at the server, and its answer here.
     pub(super) fn write_status(&mut self, index: usize, wanted: &Value, around: &mut Around<'_>) {
-        let reachable = self.can_talk(around);
+        let (reachable, is_replaced) = (self.can_talk(around), self.agent.is_replaced);
         let now = around.now;
         let Some(entry) = self.agent.entries.get_mut(index) else { return };
+        if is_replaced {
+            entry.apply(Fact::Gone, now);
+            return entry.agenda.finish(&Key::Status, End::Done, now);
+        }
         let preconditions = match around.bug {
             Some(Bug::ForgetsUids) => ("", ""),
             _ => (object::uid(wanted), object::resource_version(wanted)),
@@ -42,9 +46,14 @@ impl Node {
 
     /// Asks whether this very pod is still there, again and again until there is an answer.
     pub(super) fn verify(&mut self, index: usize, around: &mut Around<'_>) {
-        let reachable = self.can_talk(around);
+        let (reachable, is_replaced) = (self.can_talk(around), self.agent.is_replaced);
         let now = around.now;
         let Some(entry) = self.agent.entries.get_mut(index) else { return };
+        if is_replaced {
+            // The pods of this node's name are another machine's, which tells of them.
+            entry.apply(Fact::Gone, now);
+            return entry.agenda.finish(&Key::Verify, End::Done, now);
+        }
         let found =
             if reachable { get(around.server, &kinds::POD, &entry.key.namespace, &entry.key.name).ok() } else { None };
         let Some(found) = found else {
