@@ -44,8 +44,11 @@ pub fn run(args: &JoinArgs) -> Result<()> {
         let fresh = join::keep_fresh(client.clone(), folder, member.clone(), certificates, now.clone(), replaced);
         let servers = join::follow_servers(client.clone(), args.data_dir.clone(), member.clone());
         let work = async {
-            let ready = crate::up::node_ready(&client, &member.node, begun).await;
-            say!("mainstay: node ready   {}   {} ms", member.node, ready.as_millis());
+            // Of a node that another machine is, too, the API may say that it is ready.
+            if node.kubelet.hold.held().await {
+                let ready = crate::up::node_ready(&client, &member.node, begun).await;
+                say!("mainstay: node ready   {}   {} ms", member.node, ready.as_millis());
+            }
             crate::up::make_demo_image(&node).await;
             crate::server::release_start().await;
             crate::server::give_back(Arc::default(), crate::server::LOOK).await;
@@ -96,5 +99,6 @@ fn config(args: &JoinArgs) -> Result<JoinConfig> {
         host_name: crate::up::host_name()?,
         node_ip: args.node.node_ip,
         lease_seconds: args.node.node_lease_duration,
+        take_over: args.node.take_over.clone().unwrap_or_default(),
     })
 }

@@ -87,8 +87,11 @@ pub fn run(args: &UpArgs) -> Result<()> {
         let mut node = None;
         let work = async {
             let node = node.insert(begin_node(args, &served).await?);
-            let ready = node_ready(&served.client, &served.node_name, begun).await;
-            say!("mainstay: node ready   {}   {} ms", served.node_name, ready.as_millis());
+            // Of a node that another machine is, too, the API may say that it is ready.
+            if node.kubelet.hold.held().await {
+                let ready = node_ready(&served.client, &served.node_name, begun).await;
+                say!("mainstay: node ready   {}   {} ms", served.node_name, ready.as_millis());
+            }
             make_demo_image(node).await;
             crate::server::release_start().await;
             std::future::pending::<Result<()>>().await
@@ -343,6 +346,7 @@ pub fn node_config(
         serving,
         client_ca_pem: member.ca_pem.clone(),
         machine,
+        take_over: args.take_over.clone().unwrap_or_default(),
         fencing,
         lease_seconds: args.node_lease_duration.or(member.lease_seconds).unwrap_or(LEASE_SECONDS),
         eviction: eviction_policy(args)?,

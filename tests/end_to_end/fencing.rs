@@ -1,6 +1,7 @@
 //! Fencing by deadline (S13): a machine dies or is cut off, nobody comes, and its pods run elsewhere, never twice.
 
 use std::fs;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::harness::Cluster;
@@ -331,4 +332,59 @@ fn s1_s13_a_machine_whose_name_another_has_by_now_runs_nothing() {
     assert!(said.contains("another machine is node node-2 already"), "{said}");
     assert!(is_thirds());
     first.kubectl(&["delete", "pod", "fenced", "bare", "--ignore-not-found", "--timeout=60s"]);
+}
+
+/// A machine is cut off, and its data folder, restored on another one, is started there: it cannot know whether the
+/// first one runs on, so nothing begins until a person says that it does not. What is over is named: the first one,
+/// which lives after all, is not meant by what was said of an earlier run.
+#[test]
+fn s1_a_copy_of_a_data_folder_runs_nothing_until_a_person_says_that_its_original_is_over() {
+    let lan = Lan::new();
+    let (first, [mut second, mut third]) = machines(&lan, &[]);
+    let mut words = first.invitation();
+    words.extend(["--node-name", "node-2", "--node-lease-duration", LEASE].map(str::to_owned));
+    second.join(&words);
+    second.load(&["busybox"]);
+    third.load(&["busybox"]);
+    first.apply(PINNED);
+    first.kubectl(&["delete", "pod", "fenced", "--timeout=60s"]);
+    first.kubectl(&["wait", "--for=condition=Ready", "pod/bare", "--timeout=60s"]);
+    let containers = |machine: &Cluster| {
+        let left = fs::read_dir(machine.data_dir().join("containers/c"));
+        left.map_or(0, |left| left.count())
+    };
+    let run = || {
+        let path = "jsonpath={.metadata.annotations.mainstay\\.io/held-by}";
+        let held = first.kubectl(&["get", "lease", "node-2", "-n", "kube-node-lease", "-o", path]);
+        held.split(' ').nth(1).map(str::to_owned).unwrap_or_else(|| panic!("{held}"))
+    };
+    let of_original = run();
+
+    lan.cut(2, true);
+    let copied = Command::new("cp").arg("-a").args([second.data_dir().join("node"), third.data_dir()]).status();
+    assert!(copied.expect("cp").success());
+    third.join_until(&["--take-over", "0123456789abcdef"], "started, and waits for");
+    let word = format!("--take-over={of_original}");
+    first.eventually("the copy says what it waits for", || third.log().contains(&word));
+    // Longer than a Lease stands still that may be taken.
+    std::thread::sleep(Duration::from_secs(10));
+    assert_eq!((containers(&third), run()), (0, of_original.clone()), "S1");
+
+    lan.cut(2, false);
+    first.eventually("the copy gives up", || third.log().contains("another machine is this node now"));
+    assert_eq!((containers(&second), containers(&third), run()), (1, 0, of_original.clone()), "the original goes on");
+
+    // Now it is over.
+    third.kill9();
+    second.kill9_everything();
+    lan.cut(2, true);
+    third.join(&["--take-over", &of_original]);
+    first.eventually("its pod runs on the copy", || {
+        containers(&third) == 1 && first.field("pod/bare", "{.status.containerStatuses[0].ready}") == "true"
+    });
+    assert_ne!(run(), of_original);
+    // An agent of the same place needs no word.
+    third.kill9();
+    third.join(&["--node-lease-duration", LEASE]);
+    first.kubectl(&["delete", "pod", "bare", "--timeout=60s"]);
 }

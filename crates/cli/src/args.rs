@@ -206,6 +206,10 @@ pub struct NodeArgs {
     /// [default: 40; of a machine that has joined before, what it was then].
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(4..=300))]
     pub node_lease_duration: Option<u32>,
+    /// The run of this node elsewhere of which all has ended, as the node names it that waits for it: this machine, to
+    /// which the data folder was copied or moved, takes its place.
+    #[arg(long, value_name = "RUN")]
+    pub take_over: Option<String>,
     /// Whether containers that ask for no seccomp profile get RuntimeDefault.
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1,
           default_missing_value = "true", require_equals = true)]

@@ -96,6 +96,8 @@ pub struct NodeConfig {
     pub client_ca_pem: String,
     /// Which machine this is, on its Node: see [`join::machine`].
     pub machine: String,
+    /// The run of an agent elsewhere, of which a person says that all that it ran has ended; empty for none.
+    pub take_over: String,
     /// Which pods get a deadline (S13).
     pub fencing: Fencing,
     /// How long the node's Lease is, in seconds; it is renewed four times in that.
@@ -241,7 +243,7 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
         abilities: kubelet::node_status::abilities(config.allowed_unsafe_sysctls.clone()),
         node: std::sync::Mutex::default(),
         heartbeat: config.client.apart(),
-        hold: kubelet::lease::Hold::new(&config.machine, apart.then_some(&*config.data_dir)),
+        hold: kubelet::lease::Hold::new(&config.machine, apart.then_some(&*config.data_dir), &config.take_over),
         deadlines: kubelet::deadline::Deadlines::default(),
         pressure: kubelet::pressure::Pressure::default(),
         probed: kubelet::probed::Probed::default(),

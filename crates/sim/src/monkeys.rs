@@ -594,11 +594,10 @@ impl Fault {
 }
 
 impl Fault {
-    /// What breaks next where another machine takes a node's name. A copy of a machine that runs and is cut off cannot
-    /// be told from that machine started anew: what has no deadline then runs on both.
-    pub fn replacement(seed: &mut Seed, nodes: usize, is_copied: bool) -> Self {
+    /// What breaks next where another machine takes a node's name.
+    pub fn replacement(seed: &mut Seed, nodes: usize) -> Self {
         let node = seed.index(nodes);
-        match seed.below(if is_copied { 5 } else { 8 }) {
+        match seed.below(8) {
             0..=3 => Self::NodeIsReplaced(seed.between(10_000, 60_000)),
             4 => Self::AgentRestarts(node),
             5 => Self::NodeCutOff(node, seed.between(500, 30_000)),

@@ -11,9 +11,9 @@ use mainstay_api::{Kind, ObjectKey, Status, kinds, object};
 use mainstay_client::ListWatch;
 use mainstay_logic::Snapshot;
 use mainstay_logic::kubelet::hold::{HELD_BY, Holder, Lock};
+use mainstay_logic::kubelet::{Action, Agenda, Dispatcher, Fact, Key, Task};
 use mainstay_logic::nodes::{LEASES, MACHINE};
 use mainstay_logic::volume::annotation;
-use mainstay_logic::kubelet::{Action, Agenda, Dispatcher, Fact, Key, Task};
 use mainstay_server::api::{self, Part, Watch, key};
 use serde_json::{Value, json};
 
@@ -49,6 +49,8 @@ pub struct Node {
     boots: u64,
     /// How many of its agents found that another machine is this node.
     pub given_up: u64,
+    /// The run of another machine as this node, of which a user said that it is over.
+    pub takes_over: String,
     /// Another machine was this node for a while: volumes of that while were deleted without this one.
     pub was_replaced: bool,
     /// The machine, which outlives agents.
@@ -142,6 +144,7 @@ impl Node {
             boots: 0,
             given_up: 0,
             was_replaced: false,
+            takes_over: String::new(),
             machine: Machine::new(),
             cut_off_until: now,
             deaf_until: now,
@@ -181,8 +184,9 @@ impl Node {
 
     /// Who its agent is.
     fn holder(&self) -> Holder {
-        let place = format!("{}.{}", self.index, self.boots);
-        Holder { machine: self.machine_id.clone(), run: format!("{}.{}", self.index, self.restarts), place }
+        let (machine, run) = (self.machine_id.clone(), format!("{}.{}", self.index, self.restarts));
+        let place = format!("boot{}of{}.0.0", self.boots, self.index);
+        Holder { machine, run, place, hardware: format!("box{}", self.index) }
     }
 
     /// Whether this machine is the node of its name, as the store says: the Node is this machine's, and nobody else
@@ -211,7 +215,7 @@ impl Node {
         self.given_up += 1;
         let left = || self.machine.begun.values().cloned().collect();
         let mut dispatches = self.agent.dispatcher.synced(left);
-        dispatches.extend(self.agent.dispatcher.all_gone());
+        dispatches.extend(self.agent.dispatcher.all_replaced());
         for dispatch in dispatches {
             self.execute(dispatch, around);
         }

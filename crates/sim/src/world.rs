@@ -8,6 +8,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use jiff::{SignedDuration, Timestamp};
 use mainstay_api::{ObjectKey, kinds};
 use mainstay_logic::Snapshot;
+use mainstay_logic::kubelet::hold::{HELD_BY, Holder};
+use mainstay_logic::nodes::LEASES;
+use mainstay_logic::volume::annotation;
 use mainstay_server::api::{self, DeleteOptions};
 
 use crate::bugs::{self, Bug};
@@ -523,7 +526,7 @@ impl World {
         }
         let (seed, nodes) = (&mut self.seed, self.nodes.len());
         let random = match self.options.twin {
-            Some(twin) => Fault::replacement(seed, nodes, twin == Twin::IsCopied),
+            Some(_) => Fault::replacement(seed, nodes),
             None if self.options.is_silent => Fault::silence(seed, nodes),
             None => Fault::random(seed, nodes),
         };
@@ -575,10 +578,15 @@ impl World {
         let Some((lost, other)) = self.joins.take_if(|_| self.lost.is_empty()) else { return };
         let now = self.now();
         let former = self.nodes.get(lost).map(Node::disk);
+        let name = self.nodes.get(lost).map(|node| ObjectKey::new(LEASES, node.name.as_str()));
+        let lease = name.and_then(|name| self.observer.snapshot.leases.get(&name));
+        let holder = lease.and_then(|lease| Holder::parse(annotation(&lease.metadata, HELD_BY)));
         self.power_back.remove(&other);
         if let Some(node) = self.nodes.get_mut(other) {
             if let Some(former) = former.filter(|_| self.options.twin == Some(Twin::IsCopied)) {
                 node.take_disk(former);
+                // The user knows that the other one has no power, and so that what it ran is over.
+                node.takes_over = holder.map(|holder| holder.run).unwrap_or_default();
             }
             node.set_power(true, now);
         }

@@ -7,7 +7,7 @@ use mainstay_sim::monkeys::Script;
 use mainstay_sim::world::{Options, World, start};
 
 /// Worlds that every run takes.
-const SEEDS: u64 = 6;
+const SEEDS: u64 = 10;
 /// Lines of a failed world's trace.
 const LINES: u64 = 60;
 

@@ -175,6 +175,7 @@ impl Agenda {
                 (self.take_pod(Arc::unwrap_or_clone(pod), now), None)
             }
             PodUpdate::Gone => (self.view.apply(Fact::Gone, now), None),
+            PodUpdate::Replaced => (self.view.apply(Fact::Replaced, now), None),
             PodUpdate::Verify => (Vec::new(), self.verify()),
             PodUpdate::Predecessor(uid) => {
                 self.view.predecessor = uid;

@@ -23,6 +23,8 @@ pub enum PodUpdate {
     Pod(Arc<Pod>),
     /// The API has no pod of this uid any more.
     Gone,
+    /// Another machine is this node, and the pod is that one's.
+    Replaced,
     /// The API is to be asked whether the pod is there.
     Verify,
     /// The oldest uid of its name that is still here, if it is another one.
@@ -85,8 +87,8 @@ impl Dispatcher {
     }
 
     /// No pod is this node's any more, whatever the API has.
-    pub fn all_gone(&self) -> Vec<Dispatch> {
-        self.entries.keys().map(|uid| update(uid, PodUpdate::Gone)).collect()
+    pub fn all_replaced(&self) -> Vec<Dispatch> {
+        self.entries.keys().map(|uid| update(uid, PodUpdate::Replaced)).collect()
     }
 
     /// A list is whole. After the first, what is left from before the restart is taken in: `left` gives what the
@@ -192,6 +194,7 @@ mod tests {
             Dispatch::Update { uid, update } => match update {
                 PodUpdate::Pod(_) => format!("{uid}: pod"),
                 PodUpdate::Gone => format!("{uid}: gone"),
+                PodUpdate::Replaced => format!("{uid}: replaced"),
                 PodUpdate::Verify => format!("{uid}: verify"),
                 PodUpdate::Predecessor(Some(other)) => format!("{uid}: after {other}"),
                 PodUpdate::Predecessor(None) => format!("{uid}: has the name"),
@@ -219,8 +222,8 @@ mod tests {
         let mut pods = Dispatcher::default();
         pods.put(pod("x", "x2"));
         let mut told = pods.synced(|| vec![pod("y", "y1")]);
-        told.extend(pods.all_gone());
-        assert_eq!(said(&told), ["begin y1 held", "begin x2 held", "x2: gone", "y1: gone"]);
+        told.extend(pods.all_replaced());
+        assert_eq!(said(&told), ["begin y1 held", "begin x2 held", "x2: replaced", "y1: replaced"]);
     }
 
     #[test]

@@ -4,7 +4,9 @@
 //! learns of the other; the API lets nobody change which machine a Node is ([`crate::nodes::MACHINE`]).
 //!
 //! Guarantees S1 over machines of one name: an agent that finds another machine's name on the Node, or a Lease that
-//! moves and not by its hand, renews nothing, starts nothing and lets its pods end. A Lease that stands still is taken.
+//! moves and not by its hand, renews nothing, starts nothing and lets its pods end. A Lease that stands still is taken
+//! only by whoever knows that what its holder ran has ended: by the agent of the same folder, and by that of the same
+//! machine when it was started anew. Another one, whose folder was copied or moved, waits for a person's word.
 //! Differs: upstream's kubelets of one name write over each other's Node and Lease, and both run its pods.
 
 use core::fmt;
@@ -28,20 +30,37 @@ pub struct Holder {
     /// Where the folder is: the kernel's boot and the folder's inode. A copy of the folder is elsewhere, and so is the
     /// folder itself after the machine was started anew.
     pub place: String,
+    /// Which machine the folder is on, by what stands outside of the folder; empty where nothing says so.
+    pub hardware: String,
 }
 
 impl Holder {
-    /// As it is written: three words.
+    /// As it is written: three words, and the hardware's where it is known.
     pub fn parse(text: &str) -> Option<Self> {
         let mut words = text.split(' ').map(str::to_owned);
-        let holder = Self { machine: words.next()?, run: words.next()?, place: words.next()? };
-        words.next().is_none().then_some(holder)
+        let (machine, run, place) = (words.next()?, words.next()?, words.next()?);
+        let hardware = words.next().unwrap_or_default();
+        words.next().is_none().then_some(Self { machine, run, place, hardware })
+    }
+
+    /// The kernel's boot, which a place begins with.
+    fn boot(&self) -> &str {
+        self.place.split('.').next().unwrap_or_default()
+    }
+
+    /// Whether `other` is of this folder elsewhere, and this agent cannot know whether what that one ran still runs. It
+    /// does know that of an agent in its own place, since the folder's lock leaves room for one; and of its machine
+    /// before that was started anew.
+    pub fn is_elsewhere(&self, other: &Self) -> bool {
+        let is_restarted = !self.hardware.is_empty() && self.hardware == other.hardware && self.boot() != other.boot();
+        self.machine == other.machine && self.run != other.run && self.place != other.place && !is_restarted
     }
 }
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}", self.machine, self.run, self.place)
+        write!(f, "{} {} {}", self.machine, self.run, self.place)?;
+        if self.hardware.is_empty() { Ok(()) } else { write!(f, " {}", self.hardware) }
     }
 }
 
@@ -60,7 +79,12 @@ pub struct Found<'a> {
 
 /// Whether another agent of this machine's name lives, as one that watches the Lease sees it.
 #[derive(Clone, Debug, Default)]
-pub struct Watched(Option<(String, Duration)>);
+pub struct Watched {
+    /// The version in which the Lease was first seen, and when.
+    seen: Option<(String, Duration)>,
+    /// The run of an agent elsewhere of which a person says that it is over, and all that it ran; empty for none.
+    pub is_over: String,
+}
 
 /// What is to be done about a Lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,11 +95,18 @@ pub enum Verdict {
     TakeOver,
     /// It is to be seen whether it stands still.
     Watch,
+    /// Its holder is elsewhere, and what that one ran may run for ever: only a person knows.
+    Elsewhere,
     /// Another machine is this node.
     Replaced,
 }
 
 impl Watched {
+    /// Of an agent that was told that the run `is_over`, elsewhere; empty for none.
+    pub fn told(is_over: &str) -> Self {
+        Self { is_over: is_over.to_owned(), ..Self::default() }
+    }
+
     /// What an agent does about a Lease that is not as it wrote it. `machine_of_node` is which machine the Node says
     /// that it is, if it says so; `now` is the time since the machine was started, `clock` the time of day.
     pub fn judge(
@@ -102,11 +133,15 @@ impl Watched {
         if holder.run == own.run || holder.place == own.place {
             return Verdict::Take;
         }
-        match &self.0 {
-            Some((version, _)) if version != found.version => return Verdict::Replaced,
-            Some((_, since)) if now.saturating_sub(*since) >= quiet => return Verdict::TakeOver,
-            Some(_) => {}
-            None => self.0 = Some((found.version.to_owned(), now)),
+        let (version, since) = self.seen.get_or_insert_with(|| (found.version.to_owned(), now));
+        if version != found.version {
+            return Verdict::Replaced;
+        }
+        if own.is_elsewhere(&holder) && self.is_over != holder.run {
+            return Verdict::Elsewhere;
+        }
+        if now.saturating_sub(*since) >= quiet {
+            return Verdict::TakeOver;
         }
         // A machine that was started anew finds its own word from before, and that is old by its own clock.
         if is_old { Verdict::TakeOver } else { Verdict::Watch }
@@ -114,7 +149,7 @@ impl Watched {
 
     /// The Lease is held.
     pub fn settle(&mut self) {
-        self.0 = None;
+        self.seen = None;
     }
 }
 
@@ -129,6 +164,8 @@ pub struct Lock {
     pub sure_until: Duration,
     /// It was taken from one that may have been cut off.
     pub is_taken_over: bool,
+    /// It is held by another one of this folder, elsewhere, which may be cut off and run what it ran.
+    pub is_elsewhere: bool,
     /// When the Node was made, as the server says.
     pub node_made: Option<Timestamp>,
     /// What is being seen of another agent's.
@@ -155,6 +192,7 @@ impl Lock {
     /// The Lease, which is so long, was written by this agent, by what was `sent` then: it holds it from `now` on.
     pub fn written(&mut self, version: &str, lease: Duration, sent: Duration, now: Duration) {
         self.version = Some(version.to_owned());
+        self.is_elsewhere = false;
         self.taken.get_or_insert(now);
         self.sure_until = sent.saturating_add(quiet(lease));
         self.watched.settle();
@@ -171,7 +209,8 @@ impl Lock {
     ) -> Verdict {
         self.node_made = node_made;
         let verdict = self.watched.judge(own, machine_of_node, found, now, clock);
-        if matches!(verdict, Verdict::Watch | Verdict::TakeOver) {
+        self.is_elsewhere = verdict == Verdict::Elsewhere;
+        if matches!(verdict, Verdict::Watch | Verdict::TakeOver | Verdict::Elsewhere) {
             // Another had it meanwhile: what that one runs ends so long after it is taken from it, however long this
             // agent had it before.
             self.taken = None;
@@ -200,7 +239,8 @@ mod tests {
     const LEASE: Duration = Duration::from_secs(40);
 
     fn holder(machine: &str, run: &str, place: &str) -> Holder {
-        Holder { machine: machine.to_owned(), run: run.to_owned(), place: place.to_owned() }
+        let (machine, run, place) = (machine.to_owned(), run.to_owned(), place.to_owned());
+        Holder { machine, run, place, hardware: "box".to_owned() }
     }
 
     fn clock(seconds: i64) -> Timestamp {
@@ -225,7 +265,7 @@ mod tests {
         assert_eq!(judge("m1", "m1 r1 here"), Verdict::Take, "an answer was lost");
         assert_eq!(judge("", ""), Verdict::Take, "an older agent's");
         assert_eq!(judge("m1", "m1 r0 here"), Verdict::Take, "the agent was started anew");
-        assert_eq!(judge("m1", "m1 r0 there"), Verdict::Watch, "started anew, or a copy");
+        assert_eq!(judge("m1", "m1 r0 there box"), Verdict::Watch, "started anew");
         let own_word = Watched::default().judge(&own, "m1", None, seconds(5), clock(1));
         assert_eq!(own_word, Verdict::Take);
     }
@@ -248,7 +288,7 @@ mod tests {
         let own = holder("m1", "r1", "here");
         let mut watched = Watched::default();
         let mut at = |version: &str, renewed: i64, second: u64| {
-            let text = "m1 r0 there";
+            let text = "m1 r0 there box";
             watched.judge(&own, "m1", Some(&found(text, version, renewed)), seconds(second), clock(second as i64))
         };
         assert_eq!(at("7", 0, 1), Verdict::Watch);
@@ -256,22 +296,48 @@ mod tests {
         assert_eq!(at("8", 10, 11), Verdict::Replaced, "it moves");
         let mut watched = Watched::default();
         let mut at = |renewed: i64, second: u64| {
-            let lease = found("m1 r0 there", "7", renewed);
+            let lease = found("m1 r0 there box", "7", renewed);
             watched.judge(&own, "m1", Some(&lease), seconds(second), clock(second as i64))
         };
         assert_eq!(at(3600, 1), Verdict::Watch, "whatever the other's clock says");
         assert_eq!(at(3600, 15), Verdict::Watch);
         assert_eq!(at(3600, 16), Verdict::TakeOver, "it stands still");
-        let reboot = found("m1 r0 there", "7", 0);
+        let reboot = found("m1 r0 there box", "7", 0);
         assert_eq!(Watched::default().judge(&own, "m1", Some(&reboot), seconds(1), clock(16)), Verdict::TakeOver);
+    }
+
+    /// S1: a copy cannot know whether its original, cut off, runs what it ran; nor the original that of the copy. Only
+    /// a machine that was started anew knows of itself.
+    #[test]
+    fn s1_who_cannot_know_whether_the_holder_is_over_waits_for_a_persons_word() {
+        let own = holder("m1", "r1", "boot2.8.1");
+        let at = |held_by: &str, is_over: &str, second: u64| {
+            let mut watched = Watched::told(is_over);
+            let lease = found(held_by, "7", 0);
+            watched.judge(&own, "m1", Some(&lease), seconds(1), clock(1));
+            watched.judge(&own, "m1", Some(&lease), seconds(second), clock(second as i64))
+        };
+        assert_eq!(at("m1 r0 boot1.8.1 box", "", 3600), Verdict::TakeOver, "this machine, before it was started anew");
+        for elsewhere in ["m1 r0 boot1.8.1 other", "m1 r0 boot2.8.9 box", "m1 r0 boot1.8.1"] {
+            assert_eq!(at(elsewhere, "", 3600), Verdict::Elsewhere, "{elsewhere}: another machine, or folder");
+            assert_eq!(at(elsewhere, "r9", 3600), Verdict::Elsewhere, "{elsewhere}: what was said was of another run");
+            assert_eq!(at(elsewhere, "r0", 3600), Verdict::TakeOver, "{elsewhere}: a person knows");
+            assert_eq!(at(elsewhere, "r0", 9), Verdict::Watch, "{elsewhere}: it may live for all that");
+        }
+        let nameless = Holder { hardware: String::new(), ..own };
+        let lease = found("m1 r0 boot1.8.1", "7", 0);
+        let verdict = Watched::default().judge(&nameless, "m1", Some(&lease), seconds(1), clock(3600));
+        assert_eq!(verdict, Verdict::Elsewhere, "nothing says which machine it is");
     }
 
     #[test]
     fn what_is_written_is_read() {
         let own = holder("m1", "r1", "boot.1.2");
-        assert_eq!(Holder::parse(&own.to_string()), Some(own));
+        assert_eq!(Holder::parse(&own.to_string()), Some(own.clone()));
+        let nameless = Holder { hardware: String::new(), ..own };
+        assert_eq!(Holder::parse(&nameless.to_string()), Some(nameless));
         assert_eq!(Holder::parse("m1 r1"), None);
-        assert_eq!(Holder::parse("m1 r1 p x"), None);
+        assert_eq!(Holder::parse("m1 r1 p x y"), None);
     }
 
     #[test]

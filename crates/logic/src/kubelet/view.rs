@@ -18,7 +18,8 @@ pub enum Remembered {
     /// It was never told to stop.
     #[default]
     No,
-    /// It was, and will never be started again on this node, whatever a stale list says.
+    /// It was, and will never be started again on this node, whatever a stale list says; or it is another machine's, as
+    /// long as this agent lives.
     Yes,
     /// It was, and the disk did not take the note (full, read-only). Stopping goes on regardless.
     Failed,
@@ -237,6 +238,8 @@ pub enum Fact {
     Pod(Box<Pod>),
     /// The API has no pod of this uid any more.
     Gone,
+    /// Another machine is this node, and the pod is that one's: here it ends, and no note says that it was to stop.
+    Replaced,
     /// The note about termination was written, or not.
     Remembered(bool),
     /// All containers of this pod, replacing what was known.
@@ -461,6 +464,7 @@ impl PodView {
         match fact {
             Fact::Pod(pod) => self.pod = *pod,
             Fact::Gone => self.gone = true,
+            Fact::Replaced => (self.gone, self.remembered) = (true, Remembered::Yes),
             Fact::Remembered(done) => self.remembered = if done { Remembered::Yes } else { Remembered::Failed },
             Fact::Containers(mut facts) => {
                 facts.sort_by(|a, b| (&a.name, a.attempt).cmp(&(&b.name, b.attempt)));

@@ -21,7 +21,11 @@ use jiff::Timestamp;
 use mainstay_api::kinds;
 use mainstay_api::object::text;
 use mainstay_client::{Client, Config, ConfigError, Error, Informer, ListOptions, Notice, Rotating};
+use mainstay_logic::kubelet::hold::HELD_BY;
+use mainstay_logic::nodes::LEASES;
 use serde_json::Value;
+
+use crate::kubelet::lease::Hold;
 
 pub use claim::{claim, claim_or_other};
 pub use discovery::{hash_of, parse_hash};
@@ -49,6 +53,8 @@ pub struct JoinConfig {
     pub node_ip: Option<Ipv4Addr>,
     /// How long the node's Lease is, in seconds; what it was, where it is not given.
     pub lease_seconds: Option<u32>,
+    /// The run of this node elsewhere, of which a person says that all that it ran has ended; empty for none.
+    pub take_over: String,
 }
 
 /// What `mainstay token create` prints.
@@ -125,6 +131,8 @@ pub enum JoinError {
     RangeTaken(String),
     #[error("the cluster has no range of pod addresses left for node {0}")]
     NoRange(String),
+    #[error("this node was last heard of from another machine or folder")]
+    Elsewhere,
     #[error("this node's certificate has expired; join again with a token")]
     Expired,
     #[error("making a key: {0}")]
@@ -241,8 +249,13 @@ async fn come_back(config: &JoinConfig, kept: &Kept, mut member: Member) -> Resu
         None => None,
     };
     let mut is_reached = false;
+    let hold = Hold::new(&machine, Some(&config.data_dir), &config.take_over);
     let asked = tokio::time::timeout(PATIENCE, async {
         let (node, address, wanted) = (&member.node, member.address, &member.pod_cidr);
+        if is_held_elsewhere(&client, node, &hold).await? {
+            // Its address stays what that one says.
+            return Err(JoinError::Elsewhere);
+        }
         let range = claim_or_other(&client, &config.data_dir, node, &machine, address, wanted).await?;
         let settings = settings(&client).await?;
         Ok::<_, JoinError>((range, settings))
@@ -263,6 +276,15 @@ async fn come_back(config: &JoinConfig, kept: &Kept, mut member: Member) -> Resu
     }
     let serving = serving.ok_or_else(|| JoinError::Damaged(kept.folder().to_owned()))?;
     Ok(Joined { client, member, certificates: Certificates { identity, serving }, machine, is_reached })
+}
+
+/// Whether the node is another copy's of its folder, which may live.
+async fn is_held_elsewhere(client: &Client, node: &str, hold: &Hold) -> Result<bool, JoinError> {
+    match client.get(&kinds::LEASE, LEASES, node).await {
+        Ok(lease) => Ok(hold.is_of_another(text(&lease, &["metadata", "annotations", HELD_BY]))),
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(JoinError::Api { what: "reading this node's Lease", source: error }),
+    }
 }
 
 /// The address that was given, now or before, or the one by which this machine reaches its server by now.
@@ -292,12 +314,14 @@ fn is_own(address: Ipv4Addr) -> bool {
 }
 
 impl JoinError {
-    /// Nobody answered; it says nothing about this node. Somebody whose certificate another CA has signed has
-    /// answered: it is no server of this cluster's.
+    /// Nobody answered; it says nothing about this node, nor does it that another one of its folder lives, perhaps:
+    /// the kubelet says what a person may do. Somebody whose certificate another CA has signed has answered: it is no
+    /// server of this cluster's.
     fn is_silence(&self) -> bool {
         match self {
             Self::Api { source, .. } if is_of_other_ca(source) => false,
             Self::Api { source, .. } => source.code().is_none_or(|code| code >= 500 || code == 429),
+            Self::Elsewhere => true,
             _ => false,
         }
     }
@@ -418,6 +442,7 @@ mod tests {
             host_name: "n".to_owned(),
             node_ip,
             lease_seconds: None,
+            take_over: String::new(),
         }
     }
 

@@ -142,7 +142,13 @@ pub(super) async fn may_start(kubelet: &Kubelet, context: &PodContext) -> MaySta
     if !kubelet.hold.may_begin(&context.pod, seconds) {
         let _ = tokio::time::timeout(PATIENCE, renewed.changed()).await;
         if !kubelet.hold.may_begin(&context.pod, seconds) {
-            tracing::warn!(pod = context.name, "a container waits until this machine alone is the node for certain");
+            // What a person is to say was said once.
+            if !kubelet.hold.is_elsewhere() {
+                tracing::warn!(
+                    pod = context.name,
+                    "a container waits until this machine alone is the node for certain"
+                );
+            }
             return MayStart::No(Vec::new());
         }
     }

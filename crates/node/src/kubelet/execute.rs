@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use mainstay_api::{Kind, kinds, object};
 use mainstay_client::{ListOptions, PatchType};
+use mainstay_logic::fencing;
 use mainstay_logic::kubelet::{Action, End, Fact, ProbeKind, ProbeOutcome, PullPolicy, Sandbox};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -429,8 +430,9 @@ async fn stop(
 /// Takes the pod out of the API: S2's last step.
 async fn confirm_deletion(kubelet: &Kubelet, context: &PodContext) -> Outcome {
     let Some(kind) = kinds::find("", "v1", "pods") else { return Outcome::default() };
-    if kubelet.hold.is_replaced() {
-        return Fact::Gone.into();
+    let seconds = deadline::of(kubelet, &context.uid).or_else(|| fencing::noted(&context.pod));
+    if !kubelet.hold.speaks_for(&context.pod, seconds).await {
+        return Fact::Replaced.into();
     }
     let options = json!({ "gracePeriodSeconds": 0, "preconditions": { "uid": context.uid } });
     match kubelet.config.client.delete(&kind, &context.namespace, &context.name, &options).await {
@@ -444,8 +446,8 @@ async fn confirm_deletion(kubelet: &Kubelet, context: &PodContext) -> Outcome {
 /// Writes a pod's status patch.
 pub(super) async fn write_status(kubelet: &Kubelet, context: &PodContext, patch: &Value) -> Outcome {
     let Some(kind) = kinds::find("", "v1", "pods") else { return Outcome::default() };
-    if kubelet.hold.is_replaced() {
-        return Fact::Gone.into();
+    if !kubelet.hold.held().await {
+        return Fact::Replaced.into();
     }
     match kubelet.config.client.patch(&kind, &context.namespace, &context.name, "status", PatchType::Merge, patch).await
     {
@@ -473,7 +475,7 @@ pub(super) async fn verify(kubelet: &Kubelet, context: &PodContext) -> Outcome {
     loop {
         // The pods of this node's name are another machine's, which tells of them.
         if kubelet.hold.is_replaced() {
-            return Fact::Gone.into();
+            return Fact::Replaced.into();
         }
         match kubelet.config.client.get(&kind, &context.namespace, &context.name).await {
             Ok(pod) if object::uid(&pod) == context.uid => return pod_fact(pod),

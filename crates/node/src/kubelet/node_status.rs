@@ -38,7 +38,7 @@ pub(super) async fn run(kubelet: Arc<Kubelet>) {
     let lease = Duration::from_secs(kubelet.config.lease_seconds.into());
     let every = lease / RENEWALS;
     let mut pause = REGISTER_AGAIN;
-    while let Err(error) = register(&kubelet).await {
+    while let Err(error) = begin(&kubelet).await {
         if kubelet.hold.is_replaced() {
             return std::future::pending().await;
         }
@@ -82,7 +82,7 @@ pub(super) async fn run(kubelet: Arc<Kubelet>) {
         // A Node that somebody deleted is made again at once: whoever wants it gone stops the agent first.
         let is_missing = renewed.as_ref().is_err_and(RenewError::is_not_found);
         is_due |= is_back || is_news || is_missing || round % STATUS_EVERY == 0;
-        if is_due {
+        if is_due && !kubelet.hold.is_elsewhere() {
             // Renewals do not wait for it: what fails is tried again after the next one.
             match tokio::time::timeout(lease / 2, register(&kubelet)).await.unwrap_or(Err(Error::Timeout)) {
                 Ok(()) => {
@@ -95,6 +95,12 @@ pub(super) async fn run(kubelet: Arc<Kubelet>) {
             }
         }
     }
+}
+
+/// Makes the Node, or brings it up to date, if it is this agent's.
+async fn begin(kubelet: &Kubelet) -> Result<(), RenewError> {
+    super::lease::look(kubelet).await?;
+    Ok(register(kubelet).await?)
 }
 
 /// The lease was renewed by what was sent then. What is not written here moves nothing, which is safe.

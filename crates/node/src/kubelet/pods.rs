@@ -215,7 +215,7 @@ impl Workers {
     async fn replaced(&mut self) {
         // What is left of before the agent's start is taken in first, or it would run on.
         let mut dispatches = self.dispatcher.synced(|| left(&self.kubelet));
-        dispatches.extend(self.dispatcher.all_gone());
+        dispatches.extend(self.dispatcher.all_replaced());
         for dispatch in dispatches {
             self.execute(dispatch).await;
         }

@@ -49,6 +49,10 @@ async fn ensure(request: Request<'_>) -> Result<Ready, VolumeError> {
         Some(source) => (source.claim_name.clone(), source.read_only == Some(true)),
         None => (format!("{}-{}", context.name, request.volume.name), false),
     };
+    // What a former machine of this name has mounted may be in use there (S1).
+    if !request.again {
+        super::reconciler::wait_held(request.kubelet).await?;
+    }
     let claim = get_claim(&request, &name).await?;
     let bound_to = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()).unwrap_or("");
     // Before the volume is read: from here on it is not unmounted, and a growth that comes later is not overlooked.

@@ -37,6 +37,8 @@ use crate::kubelet::lease::Hold;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause between two attempts.
 const MAX_PAUSE: Duration = Duration::from_secs(120);
+/// How long the use of a volume waits for the node's Lease before it fails.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How far an attempt came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -174,6 +176,12 @@ pub(super) fn ensure_held(kubelet: &Kubelet) -> Result<(), VolumeError> {
         return Ok(());
     }
     Err(VolumeError::Refused("the node's lease is not held by this agent now".to_owned()))
+}
+
+/// As [`ensure_held`], after a moment's patience: an agent that has just begun is about to have it.
+pub(super) async fn wait_held(kubelet: &Kubelet) -> Result<(), VolumeError> {
+    let _ = tokio::time::timeout(PATIENCE, kubelet.hold.held()).await;
+    ensure_held(kubelet)
 }
 
 /// An object as the API itself has it now, if exactly this one is being deleted: only then is anything of it removed

@@ -85,6 +85,7 @@ impl Agent {
             serving,
             client_ca_pem: String::new(),
             machine: String::new(),
+            take_over: String::new(),
             fencing: Default::default(),
             lease_seconds: 40,
         };

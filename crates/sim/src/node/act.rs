@@ -9,6 +9,7 @@ use mainstay_logic::{fencing, pods, volume};
 use mainstay_server::api::{self, DeleteOptions, Part};
 use serde_json::{Value, json};
 
+use super::status::LOOK_AGAIN;
 use super::{Around, Node, get, patch, plus};
 use crate::bugs::Bug;
 use crate::monkeys::STATIC;
@@ -266,6 +267,9 @@ impl Node {
         if !self.can_talk(around) {
             return Err("the server does not answer".to_owned());
         }
+        if !self.is_held(around) {
+            return Err("the node's lease is not held by this agent now".to_owned());
+        }
         let read = |kind, namespace: &str, name: &str| {
             let found = get(around.server, kind, namespace, name).map_err(|status| status.message)?;
             found.ok_or_else(|| format!("{name} not found"))
@@ -282,6 +286,10 @@ impl Node {
             return Err("the claim is not bound".to_owned());
         }
         let bound = read(&kinds::PERSISTENT_VOLUME, "", &volume_name)?;
+        let typed = serde_json::from_value(bound.clone()).map_err(|error| error.to_string())?;
+        if !self.reaches(&typed) && around.bug != Some(Bug::PlacesAnywhere) {
+            return Err(format!("volume {volume_name:?} is not on this node"));
+        }
         let claim_uid = object::uid(&found).to_owned();
         if object::text(&bound, &["spec", "claimRef", "uid"]) != claim_uid {
             return Err("the volume is another claim's".to_owned());
@@ -324,9 +332,6 @@ impl Node {
         let made_on =
             object::at(bound, &["metadata", "annotations", volume::MADE_ON]).and_then(Value::as_str).unwrap_or("");
         if made_on.is_empty() {
-            if !self.is_held(around) {
-                return Err("the node's lease is not held by this agent now".to_owned());
-            }
             self.machine
                 .directories
                 .entry(path.to_owned())
@@ -343,14 +348,28 @@ impl Node {
         Err(format!("volume {volume_name} was made on {made_on:?} and is not here"))
     }
 
+    /// Whether this agent may say that a pod of its node has ended. As the real node's `Hold::speaks_for`.
+    fn speaks_for(&self, index: usize, uid: &str, around: &Around<'_>) -> bool {
+        let Some(pod) = self.agent.entries.get(index).map(|entry| &entry.agenda.view.pod) else { return false };
+        let decided = self.machine.sandboxes.get(uid).and_then(|sandbox| sandbox.deadline);
+        let (seconds, shown) = (decided.or_else(|| fencing::noted(pod)), self.machine.boottime(around.now));
+        let is_node = self.is_held(around) && self.agent.lock.may_begin(pod, seconds, shown);
+        is_node || around.bug.is_some()
+    }
+
     /// The last step of S2: the API object may go.
     fn confirm(&mut self, index: usize, uid: &str, around: &mut Around<'_>) {
         let now = around.now;
         let (reachable, is_replaced) = (self.can_talk(around), self.agent.is_replaced);
+        let speaks_for = self.speaks_for(index, uid, around);
         let Some(entry) = self.agent.entries.get_mut(index) else { return };
         if is_replaced {
-            entry.apply(Fact::Gone, now);
+            entry.apply(Fact::Replaced, now);
             return entry.agenda.finish(&Key::Confirm, End::Done, now);
+        }
+        if !speaks_for {
+            entry.running.insert(Key::Confirm, (plus(now, LOOK_AGAIN), Task::Act(Action::ConfirmDeletion)));
+            return;
         }
         let uid = (around.bug != Some(Bug::ForgetsUids)).then(|| uid.to_owned());
         let options = DeleteOptions { grace: Some(0), uid, ..DeleteOptions::default() };

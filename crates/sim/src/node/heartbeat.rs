@@ -151,9 +151,10 @@ impl Node {
         let made = object::text(&node, &["metadata", "creationTimestamp"]).parse().ok();
         let (own, shown) = (self.holder(), self.machine.boottime(around.now));
         let found = lease.is_some().then_some(&found);
+        self.agent.lock.watched.is_over.clone_from(&self.takes_over);
         match self.agent.lock.judge(&own, (machine, made), found, shown, around.now) {
             Verdict::Take | Verdict::TakeOver => {}
-            Verdict::Watch => return Err(Status::conflict(&kinds::LEASE, &self.name)),
+            Verdict::Watch | Verdict::Elsewhere => return Err(Status::conflict(&kinds::LEASE, &self.name)),
             Verdict::Replaced => {
                 self.give_up(around);
                 return Err(Status::conflict(&kinds::LEASE, &self.name));
@@ -206,7 +207,7 @@ impl Node {
             && finalizers.iter().any(|held| held == volume::LOCAL_PATH_FINALIZER)
     }
 
-    fn reaches(&self, volume: &PersistentVolume) -> bool {
+    pub(super) fn reaches(&self, volume: &PersistentVolume) -> bool {
         let labels = BTreeMap::from([("kubernetes.io/hostname".to_owned(), self.name.clone())]);
         let metadata = ObjectMeta { name: Some(self.name.clone()), labels: Some(labels), ..ObjectMeta::default() };
         volume::reaches(&core::Node { metadata, ..core::Node::default() }, volume)

@@ -30,7 +30,8 @@ struct Failed {
 impl Node {
     /// Goes on with the list and watch of this node's pods; whether there was anything.
     pub(super) fn follow_pods(&mut self, around: &mut Around<'_>) -> bool {
-        if self.agent.retry_at.is_some_and(|at| at > around.now) {
+        // Perhaps by the heartbeat of this very moment.
+        if self.agent.is_replaced || self.agent.retry_at.is_some_and(|at| at > around.now) {
             return false;
         }
         self.agent.retry_at = None;

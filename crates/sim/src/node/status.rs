@@ -9,15 +9,24 @@ use serde_json::Value;
 use super::{Around, Node, get, patch, plus};
 use crate::bugs::Bug;
 
+/// How soon what waits is looked at again, milliseconds.
+pub(super) const LOOK_AGAIN: i64 = 1000;
+
 impl Node {
     /// The patch arrives at the server, and its answer here.
     pub(super) fn write_status(&mut self, index: usize, wanted: &Value, around: &mut Around<'_>) {
         let (reachable, is_replaced) = (self.can_talk(around), self.agent.is_replaced);
+        let is_held = self.is_held(around);
         let now = around.now;
         let Some(entry) = self.agent.entries.get_mut(index) else { return };
         if is_replaced {
-            entry.apply(Fact::Gone, now);
+            entry.apply(Fact::Replaced, now);
             return entry.agenda.finish(&Key::Status, End::Done, now);
+        }
+        if !is_held {
+            // As the real node: it waits until this agent is the node for certain.
+            entry.running.insert(Key::Status, (plus(now, LOOK_AGAIN), Task::WriteStatus(wanted.clone())));
+            return;
         }
         let preconditions = match around.bug {
             Some(Bug::ForgetsUids) => ("", ""),
@@ -51,13 +60,13 @@ impl Node {
         let Some(entry) = self.agent.entries.get_mut(index) else { return };
         if is_replaced {
             // The pods of this node's name are another machine's, which tells of them.
-            entry.apply(Fact::Gone, now);
+            entry.apply(Fact::Replaced, now);
             return entry.agenda.finish(&Key::Verify, End::Done, now);
         }
         let found =
             if reachable { get(around.server, &kinds::POD, &entry.key.namespace, &entry.key.name).ok() } else { None };
         let Some(found) = found else {
-            entry.running.insert(Key::Verify, (plus(now, 1000), Task::Verify));
+            entry.running.insert(Key::Verify, (plus(now, LOOK_AGAIN), Task::Verify));
             return;
         };
         match found.filter(|pod| object::uid(pod) == entry.agenda.view.uid()).map(serde_json::from_value::<Pod>) {

@@ -38,6 +38,19 @@ fn s1_what_runs_in_a_dead_sandbox_is_stopped_before_the_next_one_is_made() {
     assert_eq!(bench.events, [""; 0]);
 }
 
+/// S1: a pod that is another machine's by now ends here, and nothing says of it that it was told to stop: who is the
+/// node again by a person's word would take it from the API for that.
+#[test]
+fn s1_a_pod_of_another_machine_ends_here_without_a_note_and_stays_in_the_api() {
+    let mut bench = Bench::new(one_container());
+    bench.started("c", 0).fact(Fact::Replaced);
+    assert_eq!(actions(&bench), ["Stop c/0 by 00:30"]);
+    bench.exited("c", 0, 143);
+    assert_eq!(actions(&bench), ["Unmount"]);
+    bench.fact(Fact::Unmounted);
+    assert_eq!(actions(&bench), ["Remove c/0"]);
+}
+
 /// S2: nothing is forgotten of a pod that is gone before all that was begun of it has ended.
 #[test]
 fn s2_a_pod_that_is_gone_is_noted_where_anything_of_it_is_here() {
