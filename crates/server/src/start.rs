@@ -1,5 +1,7 @@
 //! Starting and stopping a server.
 
+mod begin;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,27 +20,17 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use crate::aggregation::{Services, availability};
-use crate::api::{Allocated, Api, Batch, Body, Cidr, Env, Outcome, Served, Settings, Tokens};
+use crate::api::{Api, Batch, Body, Cidr, Env, Outcome, Tokens};
 use crate::audit;
 use crate::auth::config::{Authentication, StaticTokens};
 use crate::auth::oidc::Issuers;
-use crate::authorize::Authorizer;
-use crate::backends::Slices;
-use crate::credentials::{Issuer, Open, accounts};
-use crate::dynamic::Hooks;
+use crate::credentials::accounts;
 use crate::encryption::Encryption;
-use crate::fairness::Fairness;
-use crate::http::{Authenticators, Bounds, Counters, Hashes, Server, accept};
-use crate::instruments::Instruments;
-use crate::kubeconfig::{Refused, WriteError};
-use crate::leadership::Candidate;
-use crate::metrics::Collector;
-use crate::pki::{self, Durable, Identity, Pki, PkiError};
+use crate::http::{Authenticators, Server};
+use crate::kubeconfig::WriteError;
+use crate::pki::{self, Identity, Pki, PkiError};
 use crate::pods::{self, LinkIndex};
-use crate::presence::Kubeconfigs;
-use crate::renewal::{ADMIN, Issued, Renewal, Source};
-use crate::{bootstrap, driver, identity, kubeconfig, metrics, origin, presence, sealed};
+use crate::{bootstrap, identity, origin, sealed};
 
 /// How long what a former instance held may still be held: the kernel lets go of a killed process's lock and port only
 /// when the system calls that it was in have ended.
@@ -365,7 +357,7 @@ pub async fn start(config: ServerConfig) -> Result<Running, StartError> {
 pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, StartError> {
     let mut said: Option<tokio::time::Instant> = None;
     loop {
-        match begin(&config, files).await {
+        match begin::begin(&config, files).await {
             Err(StartError::Silent(why)) => {
                 if said.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
                     let members = config.etcd.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -377,215 +369,6 @@ pub async fn start_with(config: ServerConfig, files: &Files) -> Result<Running, 
             begun => return begun,
         }
     }
-}
-
-/// A start that etcd's silence ends.
-async fn begin(config: &ServerConfig, files: &Files) -> Result<Running, StartError> {
-    let (authenticators, audit) = files.read()?;
-    let encryption = files.encryption()?;
-    if let (Some(path), true) = (&files.encryption, config.etcd.is_some()) {
-        let why = "only the embedded store encrypts; with --store etcd=… nothing would be encrypted".to_owned();
-        return Err(StartError::File { path: path.clone(), why });
-    }
-    if let Some(encryption) = &encryption {
-        // Who is away is said, and asked again later.
-        encryption.check().await;
-    }
-    let seal = encryption.clone().map(|encryption| encryption as Arc<dyn mainstay_store::Seal>);
-    let (service_cidr, cluster_cidr, dns_address) = ranges(config)?;
-    let env = system_env();
-    let now = (env.now)();
-    pki::make_private_folder(&config.data_dir).map_err(|error| match error {
-        PkiError::File { path, source } => StartError::DataDir { path, source },
-        other => StartError::Pki(other),
-    })?;
-    // The store comes first: whoever has its lock owns the folder.
-    let mut id = [0; 16];
-    (env.random)(&mut id);
-    let open = async || {
-        let (id, config, seal) = (u128::from_be_bytes(id), config.clone(), seal.clone());
-        let open = move || identity::open_store(&config.data_dir, &config.cluster, id, seal, config.etcd.as_ref());
-        // It blocks, for seconds where etcd does not answer.
-        let opened = tokio::task::spawn_blocking(open).await;
-        opened.unwrap_or_else(|error| Err(StartError::Bootstrap(error.to_string())))
-    };
-    let store = handed_over(open).await?;
-    let cluster = store.cluster().map(|cluster| cluster.to_string()).unwrap_or_default();
-    let mut made_with = origin::Origin {
-        service_cidr: service_cidr.to_string(),
-        cluster_cidr: cluster_cidr.to_string(),
-        cluster_domain: config.cluster_domain.clone(),
-        ca: String::new(),
-    };
-    let found = origin::check(&store, &made_with)?;
-    let listener = handed_over(async || listen(config.listen).await).await?;
-    let addr = listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
-    let advertise = SocketAddr::new(config.advertise.unwrap_or(addr.ip()), addr.port());
-    let pki = Arc::new(open_pki(config, &store, &found, &env, now).await?);
-    made_with.ca = pki.ca_hash()?;
-    let is_alone = addr.ip().is_loopback() && advertise.ip().is_loopback();
-    let pods = config.node.as_ref().and_then(|node| node.pods).filter(|_| is_alone);
-    let pods = pods.map(|address| SocketAddr::new(address.into(), addr.port()));
-    let mut names = serving_names(config, &service_cidr, advertise.ip(), addr.ip());
-    names.extend(pods.map(|pods| pods.ip().to_string()));
-    let node = config.node.as_ref().map(|node| {
-        let addresses = node.addresses.iter().map(IpAddr::to_string);
-        let others = [node.name.clone(), "127.0.0.1".to_owned(), "localhost".to_owned()];
-        (node.name.clone(), addresses.chain(others).collect())
-    });
-    let proxy = Pki::open(&config.data_dir.join("pki").join(FRONT_PROXY), now)?;
-    let renewal = Arc::new(Renewal::new(Source { pki: pki.clone(), proxy, names: names.clone(), node }, now)?);
-    let tls = server_tls(&pki, renewal.serving())?;
-    let kubelet_tls = client_tls(&pki, renewal.kubelet_client())?;
-    let kubelet_tls = Arc::new(kubelet_tls);
-    let metrics = Arc::new(Collector::new(kubelet_tls.clone()));
-    let tokens = Tokens::new(pki.token_key()?.serialized_der()).ok_or(PkiError::Pem)?;
-    let credentials = |issued: &Issued, user: &str, file: &str| -> Result<Credentials, StartError> {
-        let (identity, rotating) = (issued.identity(), issued.rotating.clone());
-        let kubeconfig = pki::kubeconfig(&[reachable(addr).to_string()], pki.ca_pem(), user, &identity);
-        let path = config.data_dir.join(file);
-        match kubeconfig::write(&path, &kubeconfig, Durable::No) {
-            // It was torn when the machine crashed.
-            Err(WriteError::Refused { why: Refused::Foreign, .. }) => {
-                pki::replace_private(&path, kubeconfig.as_bytes(), Durable::No)?;
-            }
-            Err(error @ WriteError::Refused { .. }) => tracing::warn!(%error, "the kubeconfig stays as it is"),
-            written => written?,
-        }
-        Ok(Credentials { identity, rotating, kubeconfig, path })
-    };
-    let admin = credentials(&renewal.admin(), ADMIN, "kubeconfig")?;
-    if let Some(path) = &files.kubeconfig {
-        kubeconfig::write(path, &admin.kubeconfig, Durable::No)?;
-    }
-    let node_user = config.node.as_ref().map(|node| format!("system:node:{}", node.name)).unwrap_or_default();
-    let node = renewal.node().map(|issued| credentials(&issued, &node_user, "node.kubeconfig")).transpose()?;
-    let settings = Settings { service_cidr, cluster_cidr, ca_pem: pki.ca_pem().to_owned() };
-    let api = Api {
-        allocated: Allocated::of(&store),
-        hooks: Hooks::of(&store),
-        requests: Open::of(&store),
-        converters: Default::default(),
-        slices: Slices::of(&store),
-        served: Served::of(&store),
-        store,
-        env: Arc::new(env),
-        settings: Arc::new(settings),
-        term: None,
-    };
-    let about = bootstrap::About {
-        cluster: cluster.clone(),
-        domain: config.cluster_domain.clone(),
-        pod_network: config.pod_network.clone(),
-        is_shared: api.store.is_shared(),
-        pods,
-    };
-    origin::note(&api.store, &made_with).await?;
-    let first = |batch: &mut Batch<'_>| bootstrap::bootstrap(batch, advertise, &about);
-    bootstrap::write_all(&api, first).await.map_err(not_begun)?;
-    let extensions = Services::new(&api.store, renewal.front_proxy());
-    let proxy_ca = renewal.proxy_ca_pem();
-    let authorities = |batch: &mut Batch<'_>| bootstrap::publish_authorities(batch, pki.ca_pem(), proxy_ca);
-    bootstrap::write_all(&api, authorities).await.map_err(not_begun)?;
-    let fairness = Fairness::new(&api.store);
-    let authorizer = Authorizer::new(&api.store).map_err(|error| StartError::Bootstrap(error.to_string()))?;
-    let authorizer = Arc::new(authorizer);
-    let (closing, is_closing) = watch::channel(false);
-    let (_, ready) = watch::channel(true);
-    let (noted, undecodable) = watch::channel(Vec::new());
-    let health = Health::default();
-    let instruments = Arc::new(Instruments::default());
-    let counts = instruments.controllers.clone();
-    let (shown, seen) = watch::channel(Arc::default());
-    let bounds = Bounds::new();
-    let freed = bounds.freed.clone();
-    let server = Arc::new(Server {
-        api: api.clone(),
-        advertise,
-        authenticators,
-        fairness,
-        audit,
-        authorizer: authorizer.clone(),
-        tokens,
-        kubelet_tls,
-        extensions: extensions.clone(),
-        metrics: metrics.clone(),
-        ready,
-        undecodable,
-        closing: is_closing.clone(),
-        health: health.clone(),
-        openapi: Hashes::default(),
-        bounds,
-        counters: Counters::default(),
-        instruments,
-        encryption: encryption.clone(),
-        store_file: config.data_dir.join(identity::STORE).join(mainstay_store::FILE),
-    });
-    let ca_pem = pki.ca_pem().to_owned();
-    let (listener, tls) = (Arc::new(listener), Arc::new(tls));
-    let open = Mutex::default();
-    let doors = Doors { server: server.clone(), tls: tls.clone(), health: health.clone(), pods, open };
-    let candidate = Candidate { api: api.clone(), id: presence::id(advertise) };
-    let adapters = extensions.clone();
-    let work = move |api: Api, stop: watch::Receiver<bool>| {
-        let (authorizer, keys, names) = (authorizer.clone(), pki.clone(), names.clone());
-        let issuer = Issuer::new(api.clone(), authorizer, pki.clone(), names);
-        let controllers = mainstay_logic::controllers::CONTROLLERS;
-        let (noted, counts, issuer) = (noted.clone(), counts.clone(), Arc::new(issuer));
-        let (metrics, shown, seen) = (metrics.clone(), shown.clone(), seen.clone());
-        let adapters = adapters.clone();
-        async move {
-            // They end together, and whoever owns them begins them anew.
-            tokio::select! {
-                () = issuer.run(stop.clone()) => {}
-                () = fill_token_secrets(api.clone(), keys, stop.clone()) => {}
-                () = presence::publish(api.clone(), advertise, stop.clone()) => {}
-                () = metrics::feed::run(api.clone(), metrics, adapters, shown, stop.clone()) => {}
-                () = driver::run(api, controllers, noted, counts, seen, stop) => {}
-            }
-        }
-    };
-    let mut shown = vec![(admin.path.clone(), ADMIN.to_owned(), renewal.admin())];
-    shown.extend(files.kubeconfig.iter().map(|path| (path.clone(), ADMIN.to_owned(), renewal.admin())));
-    shown.extend(node.iter().zip(renewal.node()).map(|(node, issued)| (node.path.clone(), node_user.clone(), issued)));
-    // As they were written above; from now on they follow servers and certificates.
-    let kubeconfigs = Kubeconfigs::new(ca_pem.clone(), shown, vec![reachable(addr).to_string()]);
-    let plugins = encryption.filter(|encryption| encryption.has_plugins()).map(|encryption| {
-        let (store, is_closing) = (api.store.clone(), is_closing.clone());
-        tokio::spawn(keep_until(health.clone(), "kms", is_closing.clone(), move || {
-            encryption.clone().keep(store.clone(), is_closing.clone())
-        }))
-    });
-    let mut tasks = vec![
-        tokio::spawn(keep_until(health.clone(), "note", is_closing.clone(), {
-            let (store, data_dir, is_closing) = (api.store.clone(), config.data_dir.clone(), is_closing.clone());
-            move || identity::keep_noted(store.clone(), data_dir.clone(), is_closing.clone())
-        })),
-        tokio::spawn(keep_until(health.clone(), "certificates", is_closing.clone(), {
-            let (env, files, is_closing) = (api.env.clone(), kubeconfigs.clone(), is_closing.clone());
-            move || renewal.clone().run(env.clone(), files.clone(), is_closing.clone())
-        })),
-        tokio::spawn(keep_until(health.clone(), "servers", is_closing.clone(), {
-            let (api, is_closing) = (api.clone(), is_closing.clone());
-            move || presence::follow(api.clone(), reachable(addr), advertise, kubeconfigs.clone(), is_closing.clone())
-        })),
-        tokio::spawn(keep_until(health.clone(), "serving", is_closing.clone(), move || {
-            accept(server.clone(), listener.clone(), tls.clone())
-        })),
-        tokio::spawn(keep_until(health.clone(), "aggregation", is_closing.clone(), {
-            let (api, is_closing) = (api.clone(), is_closing.clone());
-            move || availability::run(api.clone(), extensions.clone(), is_closing.clone())
-        })),
-        tokio::spawn(keep_until(health.clone(), "presence", is_closing.clone(), {
-            let (api, is_closing) = (api.clone(), is_closing.clone());
-            move || presence::keep(api.clone(), advertise, is_closing.clone())
-        })),
-        tokio::spawn(keep_until(health.clone(), "controllers", is_closing.clone(), {
-            move || candidate.clone().run(is_closing.clone(), work.clone())
-        })),
-    ];
-    tasks.extend(plugins);
-    Ok(Running { addr, cluster, ca_pem, admin, node, dns_address, api, freed, closing, tasks, doors })
 }
 
 /// The keys: the folder's, or those that the servers of a store in etcd share.
@@ -631,7 +414,6 @@ async fn open_pki(
     Ok(Pki::open(&folder, now)?)
 }
 
-/// Why the first objects were not made.
 /// Keeps the Secrets that hold tokens of service accounts.
 async fn fill_token_secrets(api: Api, pki: Arc<Pki>, stop: watch::Receiver<bool>) {
     match pki.token_key().map(|key| Tokens::new(key.serialized_der())) {
@@ -641,6 +423,7 @@ async fn fill_token_secrets(api: Api, pki: Arc<Pki>, stop: watch::Receiver<bool>
     }
 }
 
+/// Why the first objects were not made.
 fn not_begun(status: mainstay_api::Status) -> StartError {
     // Nobody is served yet, so nothing else is answered like that.
     if matches!(status.code, 503 | 504) {
