@@ -514,22 +514,17 @@ fn progress(
         conditions.retain(|condition| !is(condition, "Progressing"));
         return;
     };
+    let set = |conditions: &mut Vec<DeploymentCondition>, status, reason, message| {
+        set_condition(conditions, now, ("Progressing", status, reason, message));
+    };
     let current = conditions.iter().find(|condition| is(condition, "Progressing")).cloned();
     let reason = current.as_ref().and_then(|condition| condition.reason.as_deref()).unwrap_or("");
     if o.paused() {
-        set_condition(
-            conditions,
-            now,
-            ("Progressing", "Unknown", "DeploymentPaused", "Deployment is paused".to_owned()),
-        );
+        set(conditions, "Unknown", "DeploymentPaused", "Deployment is paused".to_owned());
         return;
     }
     if reason == "DeploymentPaused" {
-        set_condition(
-            conditions,
-            now,
-            ("Progressing", "Unknown", "DeploymentResumed", "Deployment is resumed".to_owned()),
-        );
+        set(conditions, "Unknown", "DeploymentResumed", "Deployment is resumed".to_owned());
         d.wake_at = pods::after(now, deadline);
         return;
     }
@@ -542,43 +537,27 @@ fn progress(
         || moved(|s| s.updated_replicas.unwrap_or(0) - s.replicas.unwrap_or(0));
     let complete = is_complete(o, new);
     if made.is_some() {
-        set_condition(
-            conditions,
-            now,
-            ("Progressing", "True", "NewReplicaSetCreated", format!("Created new replica set \"{name}\"")),
-        );
+        set(conditions, "True", "NewReplicaSetCreated", format!("Created new replica set \"{name}\""));
         refresh(conditions, now);
     } else if complete {
         if reason != "NewReplicaSetAvailable"
             || current.as_ref().is_some_and(|condition| condition.status.as_deref() != Some("True"))
         {
-            set_condition(
+            set(
                 conditions,
-                now,
-                (
-                    "Progressing",
-                    "True",
-                    "NewReplicaSetAvailable",
-                    format!("ReplicaSet \"{name}\" has successfully progressed."),
-                ),
+                "True",
+                "NewReplicaSetAvailable",
+                format!("ReplicaSet \"{name}\" has successfully progressed."),
             );
         }
         return;
     } else if current.is_none() && o.new.is_some() {
-        set_condition(
-            conditions,
-            now,
-            ("Progressing", "True", "FoundNewReplicaSet", format!("Found new replica set \"{name}\"")),
-        );
+        set(conditions, "True", "FoundNewReplicaSet", format!("Found new replica set \"{name}\""));
     } else if reason == "NewReplicaSetAvailable" && new.updated_replicas == new.replicas {
         // A finished rollout whose pods come and go is not a rollout again.
         return;
     } else if progressed {
-        set_condition(
-            conditions,
-            now,
-            ("Progressing", "True", "ReplicaSetUpdated", format!("ReplicaSet \"{name}\" is progressing.")),
-        );
+        set(conditions, "True", "ReplicaSetUpdated", format!("ReplicaSet \"{name}\" is progressing."));
         refresh(conditions, now);
     }
     let since = conditions.iter().find(|condition| is(condition, "Progressing"));
@@ -589,15 +568,11 @@ fn progress(
     let since = since.and_then(|condition| condition.last_update_time.as_ref()).map_or(now, |time| time.0);
     match pods::after(since, deadline) {
         Some(end) if end <= now => {
-            set_condition(
+            set(
                 conditions,
-                now,
-                (
-                    "Progressing",
-                    "False",
-                    "ProgressDeadlineExceeded",
-                    format!("ReplicaSet \"{name}\" has timed out progressing."),
-                ),
+                "False",
+                "ProgressDeadlineExceeded",
+                format!("ReplicaSet \"{name}\" has timed out progressing."),
             );
         }
         Some(end) => d.wake(end),

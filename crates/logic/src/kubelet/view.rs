@@ -472,19 +472,10 @@ impl PodView {
                 self.note_steps(now);
             }
             Fact::Sandbox(sandbox) => {
-                if matches!(sandbox, Sandbox::Ready { .. }) {
-                    self.sandbox_error = None;
-                    self.unmounted = false;
+                if self.apply_sandbox(sandbox) {
+                    let message = "Pod sandbox changed, it will be killed and re-created.".into();
+                    record(false, "SandboxChanged", message, None);
                 }
-                if matches!((&self.sandbox, &sandbox), (Sandbox::Ready { .. }, Sandbox::Dead { .. })) {
-                    record(
-                        false,
-                        "SandboxChanged",
-                        "Pod sandbox changed, it will be killed and re-created.".into(),
-                        None,
-                    );
-                }
-                self.sandbox = sandbox;
             }
             Fact::SandboxFailed(message) => {
                 self.sandbox_error = Some(Backoff::next(self.sandbox_error, now, now, super::backoff::RETRY));
@@ -496,37 +487,10 @@ impl PodView {
                 self.volumes.insert(name, VolumeFact::Ready { refresh_at });
             }
             Fact::Volume { name, result: Err(message) } => {
-                self.unmounted = false;
-                let devices = self.specs().flat_map(|container| container.volume_devices.iter().flatten());
-                let (reason, what) = match devices.into_iter().any(|device| device.name == name) {
-                    true => ("FailedMapVolume", "MapVolume.SetUpDevice"),
-                    false => ("FailedMount", "MountVolume.SetUp"),
-                };
+                let (reason, what) = self.apply_volume_failed(&name, &message, now);
                 record(true, reason, format!("{what} failed for volume \"{name}\" : {message}"), None);
-                let fact = match self.volumes.get(&name) {
-                    // It is mounted and in use: what it holds stays, only the refresh is late.
-                    Some(VolumeFact::Ready { .. }) => {
-                        VolumeFact::Ready { refresh_at: Some(super::backoff::plus(now, super::backoff::REFRESH_RETRY)) }
-                    }
-                    Some(VolumeFact::Failed { backoff, .. }) => VolumeFact::Failed {
-                        message,
-                        backoff: Backoff::next(Some(*backoff), now, now, super::backoff::RETRY),
-                    },
-                    None => {
-                        VolumeFact::Failed { message, backoff: Backoff::next(None, now, now, super::backoff::RETRY) }
-                    }
-                };
-                self.volumes.insert(name, fact);
             }
-            Fact::DependencyChanged => {
-                self.volumes.retain(|_, fact| matches!(fact, VolumeFact::Ready { .. }));
-                for fact in self.volumes.values_mut() {
-                    *fact = VolumeFact::Ready { refresh_at: Some(now) };
-                }
-                for memory in self.memory.values_mut() {
-                    memory.start_retry = None;
-                }
-            }
+            Fact::DependencyChanged => self.apply_dependency_changed(now),
             Fact::Unmounted => {
                 self.unmounted = true;
                 self.volumes.clear();
@@ -547,11 +511,7 @@ impl PodView {
             }
             Fact::StartFailed { container, reason, message } => {
                 record(true, "Failed", format!("Error: {message}"), Some(&container));
-                let memory = self.memory.entry(container).or_default();
-                memory.start_error = Some((reason, message));
-                // It is asked for again before the next try: it may be gone, or another one by then.
-                memory.image = None;
-                memory.start_retry = Some(Backoff::next(memory.start_retry, now, now, RESTART));
+                self.apply_start_failed(container, (reason, message), now);
             }
             Fact::NeverBegan { container, attempt, message } => {
                 self.apply_started(&container, attempt, now);
@@ -559,24 +519,10 @@ impl PodView {
                 self.memory.entry(container).or_default().start_error = Some(("RunContainerError", message));
             }
             Fact::PostStart { container, attempt, result } => {
-                let grace_seconds = self.grace_seconds();
                 if let Err(message) = &result {
                     record(true, "FailedPostStartHook", format!("PostStartHook failed: {message}"), Some(&container));
                 }
-                if let Some(memory) = self.attempt_memory(&container, attempt) {
-                    match result {
-                        Ok(()) => memory.post_start = Hook::Done,
-                        Err(_) => {
-                            let why = "FailedPostStartHook".to_owned();
-                            memory.condemned.get_or_insert(Condemned {
-                                why,
-                                since: now,
-                                grace_seconds,
-                                replaced: false,
-                            });
-                        }
-                    }
-                }
+                self.apply_post_start(&container, attempt, result.is_ok(), now);
             }
             Fact::Probe { container, attempt, kind, began, outcome } => {
                 self.apply_probe(&container, attempt, kind, began, outcome, now, &mut record);
@@ -605,6 +551,70 @@ impl PodView {
             self.tombstoned_since.get_or_insert(now);
         }
         events
+    }
+
+    /// True where a sandbox that was ready has died.
+    fn apply_sandbox(&mut self, sandbox: Sandbox) -> bool {
+        if matches!(sandbox, Sandbox::Ready { .. }) {
+            self.sandbox_error = None;
+            self.unmounted = false;
+        }
+        let has_died = matches!((&self.sandbox, &sandbox), (Sandbox::Ready { .. }, Sandbox::Dead { .. }));
+        self.sandbox = sandbox;
+        has_died
+    }
+
+    /// The event's reason, and upstream's name of what failed.
+    fn apply_volume_failed(&mut self, name: &str, message: &str, now: Timestamp) -> (&'static str, &'static str) {
+        self.unmounted = false;
+        let failed = |before| VolumeFact::Failed {
+            message: message.to_owned(),
+            backoff: Backoff::next(before, now, now, super::backoff::RETRY),
+        };
+        let fact = match self.volumes.get(name) {
+            // It is mounted and in use: what it holds stays, only the refresh is late.
+            Some(VolumeFact::Ready { .. }) => {
+                VolumeFact::Ready { refresh_at: Some(super::backoff::plus(now, super::backoff::REFRESH_RETRY)) }
+            }
+            Some(VolumeFact::Failed { backoff, .. }) => failed(Some(*backoff)),
+            None => failed(None),
+        };
+        self.volumes.insert(name.to_owned(), fact);
+        let devices = self.specs().flat_map(|container| container.volume_devices.iter().flatten());
+        match devices.into_iter().any(|device| device.name == name) {
+            true => ("FailedMapVolume", "MapVolume.SetUpDevice"),
+            false => ("FailedMount", "MountVolume.SetUp"),
+        }
+    }
+
+    /// What failed is tried again, and what is mounted is made anew.
+    fn apply_dependency_changed(&mut self, now: Timestamp) {
+        self.volumes.retain(|_, fact| matches!(fact, VolumeFact::Ready { .. }));
+        for fact in self.volumes.values_mut() {
+            *fact = VolumeFact::Ready { refresh_at: Some(now) };
+        }
+        for memory in self.memory.values_mut() {
+            memory.start_retry = None;
+        }
+    }
+
+    fn apply_start_failed(&mut self, container: String, error: (&'static str, String), now: Timestamp) {
+        let memory = self.memory.entry(container).or_default();
+        memory.start_error = Some(error);
+        // It is asked for again before the next try: it may be gone, or another one by then.
+        memory.image = None;
+        memory.start_retry = Some(Backoff::next(memory.start_retry, now, now, RESTART));
+    }
+
+    fn apply_post_start(&mut self, container: &str, attempt: u32, is_done: bool, now: Timestamp) {
+        let grace_seconds = self.grace_seconds();
+        let Some(memory) = self.attempt_memory(container, attempt) else { return };
+        if is_done {
+            memory.post_start = Hook::Done;
+        } else {
+            let why = "FailedPostStartHook".to_owned();
+            memory.condemned.get_or_insert(Condemned { why, since: now, grace_seconds, replaced: false });
+        }
     }
 
     /// Containers whose new resources need a restart are stopped; what starts then has them.

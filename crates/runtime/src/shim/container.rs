@@ -146,13 +146,7 @@ fn start(dir: &Path, config: &ShimConfig, cgroups: &Cgroups, control: &OwnedFd) 
     if let Some(device) = missing {
         return Err(format!("the file system of a volume (device {device}) is not mounted any more"));
     }
-    let stdio = match (pipes.stdio.take(), pipes.console.take()) {
-        (Some(stdio), _) => stdio,
-        (None, Some(console)) => {
-            Stdio::Terminal(receive_terminal(&console).map_err(|error| format!("no terminal came: {error}"))?)
-        }
-        (None, None) => return Err("the container has no stdio".to_owned()),
-    };
+    let stdio = stdio_of(&mut pipes)?;
     // Only now: dispositions are inherited, and the container's process must not ignore anything.
     process::ignore_terminal_signals();
     let listener = listen_for_attach(dir).map_err(|error| format!("cannot listen for attach: {error}"))?;
@@ -163,15 +157,7 @@ fn start(dir: &Path, config: &ShimConfig, cgroups: &Cgroups, control: &OwnedFd) 
         return Ok(None);
     }
     let started_at_ms = layout::now_ms();
-    let shim_pid = std::process::id() as i32;
-    let state = StateRecord {
-        shim_pid,
-        shim_start: process::start_time(shim_pid).unwrap_or(0),
-        pid,
-        pid_start: process::start_time(pid).unwrap_or(0),
-        started_at_ms,
-    };
-    layout::write_record(dir, layout::STATE, &state).map_err(|error| format!("cannot write state.json: {error}"))?;
+    note_state(dir, pid, started_at_ms).map_err(|error| format!("cannot write state.json: {error}"))?;
     let guard = match config.deadline.as_ref().zip(sentinel.as_ref()) {
         Some((deadline, sentinel)) => Some(Guard::begin(deadline, cgroups, &config.cgroup, sentinel.watched()?)?),
         None => None,
@@ -185,6 +171,30 @@ fn start(dir: &Path, config: &ShimConfig, cgroups: &Cgroups, control: &OwnedFd) 
     }
     let _ = wire::send(control.as_fd(), &FromShim::Started { started_at_ms }, &[]);
     Ok(Some(Running { pid, pidfd, started_at_ms, relay, guard, _sentinel: sentinel }))
+}
+
+/// What the container reads and writes: pipes, or the terminal that its builder sends.
+fn stdio_of(pipes: &mut Pipes) -> Result<Stdio, String> {
+    match (pipes.stdio.take(), pipes.console.take()) {
+        (Some(stdio), _) => Ok(stdio),
+        (None, Some(console)) => {
+            receive_terminal(&console).map(Stdio::Terminal).map_err(|error| format!("no terminal came: {error}"))
+        }
+        (None, None) => Err("the container has no stdio".to_owned()),
+    }
+}
+
+/// Notes which processes the supervisor and the container's first are, for whoever adopts them.
+fn note_state(dir: &Path, pid: i32, started_at_ms: i64) -> io::Result<()> {
+    let shim_pid = std::process::id() as i32;
+    let state = StateRecord {
+        shim_pid,
+        shim_start: process::start_time(shim_pid).unwrap_or(0),
+        pid,
+        pid_start: process::start_time(pid).unwrap_or(0),
+        started_at_ms,
+    };
+    layout::write_record(dir, layout::STATE, &state)
 }
 
 fn build(

@@ -284,36 +284,7 @@ pub(super) fn replace(
             schema::drop_empty(kind, &mut new);
         }
     }
-    let mut causes = Vec::new();
-    match part {
-        Part::Main | Part::EphemeralContainers | Part::Resize => {
-            admission::on_update(batch, kind, &mut new, old)?;
-            admission::allocate(batch, kind, &mut new, Some(old))?;
-            (kind.defaults)(kind, &mut new);
-            (kind.prepare_update)(kind, &mut new, old);
-            metadata::validate(kind, &new, &mut causes);
-            validate_changed(kind, &new, old, &mut causes);
-            match part {
-                Part::Main => (kind.validate_update)(kind, &new, old, &mut causes),
-                Part::EphemeralContainers => pod::validate_ephemeral_containers(&new, old, &mut causes),
-                Part::Resize => pod::validate_resize(&new, old, &mut causes),
-                _ => {}
-            }
-        }
-        Part::Status => {
-            (kind.defaults)(kind, &mut new);
-            (kind.prepare_status)(kind, &mut new, old);
-            metadata::validate(kind, &new, &mut causes);
-            (kind.validate_status)(kind, &new, old, &mut causes);
-        }
-        Part::Approval => {
-            kinds::certificatesigningrequest::stamp_conditions(&mut new, &mainstay_api::time::rfc3339(batch.now));
-            kinds::certificatesigningrequest::validate_approval(&new, old, &mut causes);
-            metadata::validate(kind, &new, &mut causes);
-        }
-        Part::Finalize => {}
-    }
-    metadata::no_new_finalizers(&new, old, &mut causes);
+    let causes = complete(batch, kind, old, &mut new, part)?;
     if !causes.is_empty() {
         return Err(Status::invalid(kind, name, &causes));
     }
@@ -347,6 +318,47 @@ pub(super) fn replace(
     }
     let op = batch.put(kind, new)?;
     Ok(Outcome::ok(Body::Op(op)))
+}
+
+/// Fills in what the part's fields leave out, and says what is wrong with them.
+fn complete(
+    batch: &mut Batch<'_>,
+    kind: &Kind,
+    old: &Value,
+    new: &mut Value,
+    part: Part,
+) -> Result<Vec<Cause>, Status> {
+    let mut causes = Vec::new();
+    match part {
+        Part::Main | Part::EphemeralContainers | Part::Resize => {
+            admission::on_update(batch, kind, new, old)?;
+            admission::allocate(batch, kind, new, Some(old))?;
+            (kind.defaults)(kind, new);
+            (kind.prepare_update)(kind, new, old);
+            metadata::validate(kind, new, &mut causes);
+            validate_changed(kind, new, old, &mut causes);
+            match part {
+                Part::Main => (kind.validate_update)(kind, new, old, &mut causes),
+                Part::EphemeralContainers => pod::validate_ephemeral_containers(new, old, &mut causes),
+                Part::Resize => pod::validate_resize(new, old, &mut causes),
+                _ => {}
+            }
+        }
+        Part::Status => {
+            (kind.defaults)(kind, new);
+            (kind.prepare_status)(kind, new, old);
+            metadata::validate(kind, new, &mut causes);
+            (kind.validate_status)(kind, new, old, &mut causes);
+        }
+        Part::Approval => {
+            kinds::certificatesigningrequest::stamp_conditions(new, &mainstay_api::time::rfc3339(batch.now));
+            kinds::certificatesigningrequest::validate_approval(new, old, &mut causes);
+            metadata::validate(kind, new, &mut causes);
+        }
+        Part::Finalize => {}
+    }
+    metadata::no_new_finalizers(new, old, &mut causes);
+    Ok(causes)
 }
 
 /// A write that changes nothing is none: the resourceVersion stays, nobody is woken.

@@ -16,7 +16,7 @@ use super::respond::{self, Body};
 use super::route::{self, Route, Target, query, route, without_watch};
 use super::sending::{self, Sending, Wanted};
 use super::{MAX_HEAD, Peer, Server, bounds, documents, extension, objects, reviews};
-use crate::aggregation::settled;
+use crate::aggregation::{Extension, settled};
 use crate::api::{self, Query};
 use crate::audit::{Answer, Head, Record};
 use crate::auth::{Impersonation, User};
@@ -179,6 +179,78 @@ async fn answer(
             impersonation.user()
         }
     };
+    let Understood { extension, query, route, what } = understand(server, &mut request)?;
+    let about = labels_of(&route, &what, &query, &request);
+    // Strangers have counters of their own only for what they may.
+    if !user.is_anonymous() {
+        labels.clone_from(&about);
+    }
+    check_timeout(&what, &query)?;
+    if !matches!(route, Route::Path(_)) && !is_content_with_less(&query) {
+        // M2: what any server has acknowledged is seen from here on, also by the authorizer.
+        let seen = server.api.store.catch_up().await;
+        let why = || server.api.store.trouble().unwrap_or_else(|| "the newest state is not known".to_owned());
+        seen.map_err(|_| Status::store_is_silent(&why()))?;
+    }
+    if let Some(log) = &server.audit {
+        let head = head(&request, audit, peer.address, &route, server.api.now());
+        *record = log.begin(&user, &what, Head { sender: (sender != user).then_some(sender), ..head });
+        *early = None;
+    }
+    let _working = server.instruments.working(!request.method().is_safe());
+    decide(server, &user, &what, record.as_deref())?;
+    *labels = about;
+    // Who waits for others (a body that is still on its way, a pod, another server) keeps no seat from anybody.
+    let is_passed_on = extension.is_some() || is_long(&what);
+    let _seat = if is_passed_on {
+        None
+    } else {
+        if !request.method().is_safe() && !matches!(route, Route::Path(_)) {
+            request.body_mut().arrive().await?;
+        }
+        let seat = server.fairness.seat(&user, &what).await?;
+        uids.clone_from(&seat.uids);
+        Some(seat)
+    };
+    if let Some(extension) = extension {
+        return extension::serve(server, &user, &extension, request).await;
+    }
+    match route {
+        Route::Path(path) => {
+            if !matches!(*request.method(), Method::GET | Method::HEAD) {
+                return Err(Status::method_not_allowed());
+            }
+            document(server, &bill.user, path, &request).await
+        }
+        Route::Review { group, resource, namespace } => {
+            if *request.method() != Method::POST {
+                return Err(Status::method_not_allowed());
+            }
+            reviews::create(server, &user, (&group, &resource, &namespace), request).await
+        }
+        Route::Objects(target) => {
+            let verb = verb_of(request.method(), &target, is_watch(&query)).ok_or_else(Status::method_not_allowed)?;
+            let authorizer = server.authorizer.clone();
+            let requester = Requester { user: Arc::new(user), authorizer, record: record.clone() };
+            if what.verb != "create" && may_execute(&what, request.headers()) {
+                requester.check(&Attributes { verb: "create".to_owned(), ..what })?;
+            }
+            objects::serve(server, &bill.user, requester, target, verb, query, request).await
+        }
+    }
+}
+
+/// What a request is about.
+struct Understood {
+    /// The server that answers it, if that is another one.
+    extension: Option<Arc<Extension>>,
+    query: Query,
+    route: Route,
+    what: Attributes,
+}
+
+/// Reads path and query. Those of a request that is passed on are put right first.
+fn understand(server: &Server, request: &mut Request<Received>) -> Result<Understood, Status> {
     let registry = server.api.served.now();
     let extension = server.extensions.find(&registry, request.uri().path());
     if extension.is_some() {
@@ -201,92 +273,51 @@ async fn answer(
         Some(extension) => extension.asked(&path, request.method(), &query),
         None => asked(&route, request.method(), &query)?,
     };
-    let about = labels_of(&route, &what, &query, &request);
-    // Strangers have counters of their own only for what they may.
-    if !user.is_anonymous() {
-        labels.clone_from(&about);
-    }
-    check_timeout(&what, &query)?;
-    if !matches!(route, Route::Path(_)) && !is_content_with_less(&query) {
-        // M2: what any server has acknowledged is seen from here on, also by the authorizer.
-        let seen = server.api.store.catch_up().await;
-        let why = || server.api.store.trouble().unwrap_or_else(|| "the newest state is not known".to_owned());
-        seen.map_err(|_| Status::store_is_silent(&why()))?;
-    }
-    if let Some(log) = &server.audit {
-        let head = head(&request, audit, peer.address, &route, server.api.now());
-        *record = log.begin(&user, &what, Head { sender: (sender != user).then_some(sender), ..head });
-        *early = None;
-    }
-    let _working = server.instruments.working(!request.method().is_safe());
+    Ok(Understood { extension, query, route, what })
+}
+
+/// Refuses what the user may not do, and records why.
+fn decide(server: &Server, user: &User, what: &Attributes, record: Option<&Record>) -> Result<(), Status> {
     match record {
-        None => server.authorizer.check(&user, &what)?,
+        None => server.authorizer.check(user, what)?,
         Some(record) => {
-            let decided = server.authorizer.explain(&user, &what);
+            let decided = server.authorizer.explain(user, what);
             let (Ok(reason) | Err(reason)) = &decided;
             record.decision(decided.is_ok(), reason);
-            decided.map_err(|reason| forbidden(&user, &what, &reason))?;
+            decided.map_err(|reason| forbidden(user, what, &reason))?;
         }
     }
-    *labels = about;
-    // Who waits for others (a body that is still on its way, a pod, another server) keeps no seat from anybody.
-    let is_passed_on = extension.is_some() || is_long(&what);
-    let _seat = if is_passed_on {
-        None
-    } else {
-        if !request.method().is_safe() && !matches!(route, Route::Path(_)) {
-            request.body_mut().arrive().await?;
-        }
-        let seat = server.fairness.seat(&user, &what).await?;
-        uids.clone_from(&seat.uids);
-        Some(seat)
+    Ok(())
+}
+
+/// A document that is about no object: versions, descriptions, health, metrics.
+async fn document(
+    server: &Arc<Server>,
+    user: &str,
+    path: String,
+    request: &Request<Received>,
+) -> Result<Response<Body>, Status> {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = host.or_else(|| request.uri().authority().map(|authority| authority.as_str())).unwrap_or("");
+    let known = request.headers().get_all(header::IF_NONE_MATCH).iter().filter_map(|tag| tag.to_str().ok());
+    let asked = documents::Asked {
+        query: route::parameters(request.uri().query().unwrap_or("")),
+        host: host.to_owned(),
+        accept: accept(request).to_owned(),
+        known: known.collect::<Vec<_>>().join(","),
     };
-    if let Some(extension) = extension {
-        return extension::serve(server, &user, &extension, request).await;
+    let (of, bounds) = (server.clone(), &server.bounds);
+    let is_described = path.starts_with("/openapi");
+    let pool = match &*path {
+        "/openapi/v2" | "/openapi/v3" => &bounds.descriptions,
+        _ if is_described || path == "/metrics" => &bounds.heavy,
+        _ => return documents::get(&of, &path, &asked),
+    };
+    let document = pool.run(user, move || documents::get(&of, &path, &asked)).await;
+    if is_described {
+        bounds.freed.notify_one();
     }
-    match route {
-        Route::Path(path) => {
-            if !matches!(*request.method(), Method::GET | Method::HEAD) {
-                return Err(Status::method_not_allowed());
-            }
-            let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-            let host = host.or_else(|| request.uri().authority().map(|authority| authority.as_str())).unwrap_or("");
-            let known = request.headers().get_all(header::IF_NONE_MATCH).iter().filter_map(|tag| tag.to_str().ok());
-            let asked = documents::Asked {
-                query: route::parameters(request.uri().query().unwrap_or("")),
-                host: host.to_owned(),
-                accept: accept(&request).to_owned(),
-                known: known.collect::<Vec<_>>().join(","),
-            };
-            let (of, bounds) = (server.clone(), &server.bounds);
-            let is_described = path.starts_with("/openapi");
-            let pool = match &*path {
-                "/openapi/v2" | "/openapi/v3" => &bounds.descriptions,
-                _ if is_described || path == "/metrics" => &bounds.heavy,
-                _ => return documents::get(&of, &path, &asked),
-            };
-            let document = pool.run(&bill.user, move || documents::get(&of, &path, &asked)).await;
-            if is_described {
-                bounds.freed.notify_one();
-            }
-            document.map_err(bounds::refused)?
-        }
-        Route::Review { group, resource, namespace } => {
-            if *request.method() != Method::POST {
-                return Err(Status::method_not_allowed());
-            }
-            reviews::create(server, &user, (&group, &resource, &namespace), request).await
-        }
-        Route::Objects(target) => {
-            let verb = verb_of(request.method(), &target, is_watch(&query)).ok_or_else(Status::method_not_allowed)?;
-            let authorizer = server.authorizer.clone();
-            let requester = Requester { user: Arc::new(user), authorizer, record: record.clone() };
-            if what.verb != "create" && may_execute(&what, request.headers()) {
-                requester.check(&Attributes { verb: "create".to_owned(), ..what })?;
-            }
-            objects::serve(server, &bill.user, requester, target, verb, query, request).await
-        }
-    }
+    document.map_err(bounds::refused)?
 }
 
 /// Paths that are no objects and that metrics tell apart.
