@@ -534,6 +534,28 @@ fn client_tls(pki: &Pki, identity: Arc<Rotating>) -> Result<rustls::ClientConfig
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn what_a_former_instance_still_holds_is_asked_for_again_and_nothing_else_is() {
+        let held = |tries| match tries {
+            1 => Err(StartError::InUse(PathBuf::new())),
+            2 => Err(StartError::AddressInUse(SocketAddr::from(([127, 0, 0, 1], 1)))),
+            tries => Ok(tries),
+        };
+        let mut tries = 0;
+        let let_go = handed_over(async || {
+            tries += 1;
+            held(tries)
+        });
+        assert_eq!(let_go.await.ok(), Some(3));
+        let mut tries = 0;
+        let wrong = handed_over(async || -> Result<(), _> {
+            tries += 1;
+            Err(StartError::KeysInUse)
+        });
+        assert!(matches!(wrong.await, Err(StartError::KeysInUse)));
+        assert_eq!(tries, 1);
+    }
+
     #[test]
     fn the_server_is_called_by_the_address_that_its_kubeconfigs_name() {
         let config = |listen: &str| ServerConfig {

@@ -77,8 +77,7 @@ pub fn begin() {
 /// Runs a command and kills it right after its `limit`-th step; its own children live on.
 ///
 /// All of it is done by the calling thread, as tracing wants it.
-// It is waited for as all traced threads are.
-#[allow(clippy::zombie_processes)]
+#[allow(clippy::zombie_processes, reason = "it is waited for as all traced threads are")]
 pub fn run(mut command: Command, limit: u64) -> End {
     let trace_me = || {
         // SAFETY: a plain request about the calling process.

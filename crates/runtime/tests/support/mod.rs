@@ -1,7 +1,7 @@
 //! A place for real containers: a thread with mount and network namespaces of its own, a data folder, an instance's
 //! own cgroup, and an image made from Debian's statically linked busybox. Everything goes when it is dropped.
 
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each of the tests that have it uses another part")]
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
