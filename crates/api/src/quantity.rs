@@ -15,10 +15,8 @@ const NANO: i128 = 1_000_000_000;
 const MAX: i128 = (i64::MAX as i128) * NANO;
 /// Longest text that is read as a quantity, in bytes.
 const MAX_TEXT: usize = 256;
-/// Digits of the fraction that are kept; later ones only round up.
-const MAX_FRACTION: usize = 18;
-/// Digits before the point that are kept; later ones only round up.
-const MAX_WHOLE: usize = 28;
+/// Digits that are kept, from the first that is not zero; later ones only round up. [`MAX`] has fewer.
+const MAX_DIGITS: usize = 30;
 
 /// The family of suffixes that a quantity is printed with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -213,25 +211,29 @@ fn suffix_scale(suffix: &str) -> Result<(Scale, Format), ParseError> {
 
 /// `whole.fraction` times the scale, in nano-units, rounded up; `i128::MAX` when it does not fit.
 fn scaled(whole: &str, fraction: &str, scale: Scale) -> i128 {
-    let (whole, later) = whole.split_at(whole.len().min(MAX_WHOLE));
-    let room = if later.is_empty() { MAX_FRACTION.min(38 - whole.len()) } else { 0 };
-    let kept = fraction.get(..room.min(fraction.len())).unwrap_or("");
-    let rest = fraction.get(kept.len()..).unwrap_or("");
-    let sticky = i128::from(later.bytes().chain(rest.bytes()).any(|b| b != b'0'));
-    let mut mantissa: i128 = 0;
-    for digit in whole.bytes().chain(kept.bytes()) {
-        mantissa = mantissa * 10 + i128::from(digit - b'0');
+    let (factor, power) = match scale {
+        Scale::Ten(power) => (1, power),
+        Scale::Two(power) => (1_u64 << power, 0),
+    };
+    // All digits of the product, the last one first: which of them count is not known before the exponent is applied.
+    let mut digits = Vec::with_capacity(whole.len() + fraction.len());
+    let mut carry = 0_u64;
+    for digit in whole.bytes().chain(fraction.bytes()).rev() {
+        carry += u64::from(digit - b'0') * factor;
+        digits.push(carry % 10);
+        carry /= 10;
     }
-    let mantissa = mantissa.saturating_add(sticky);
+    while carry > 0 {
+        digits.push(carry % 10);
+        carry /= 10;
+    }
+    digits.truncate(digits.iter().rposition(|digit| *digit != 0).map_or(0, |last| last + 1));
+    let (later, kept) = digits.split_at(digits.len().saturating_sub(MAX_DIGITS));
+    let mantissa = kept.iter().rev().fold(0, |sum: i128, digit| sum * 10 + i128::from(*digit));
+    let sticky = i128::from(later.iter().any(|digit| *digit != 0));
     // Both are of a text that is not long. Ten to this power is what one of the mantissa stands for.
-    let place = i32::try_from(later.len()).unwrap_or(0) - i32::try_from(kept.len()).unwrap_or(0);
-    match scale {
-        Scale::Ten(power) => times_ten_to(mantissa, power + 9 + place),
-        Scale::Two(power) => match mantissa.checked_mul(1 << power) {
-            Some(mantissa) => times_ten_to(mantissa, 9 + place),
-            None => i128::MAX,
-        },
-    }
+    let place = i32::try_from(later.len()).unwrap_or(0) - i32::try_from(fraction.len()).unwrap_or(0);
+    times_ten_to(mantissa + sticky, power + 9 + place)
 }
 
 fn times_ten_to(mantissa: i128, power: i32) -> i128 {
@@ -367,6 +369,16 @@ mod tests {
             ("100000000000000000000000000000.1e-30", "100000001e-9"),
             ("100000000000000000000000000000e-10", "9223372036854775807"),
             ("100000000000000000000000000000Ki", "9223372036854775807"),
+            // Small before its exponent or suffix is applied.
+            ("0.0000000000000000001e30", "100e9"),
+            ("0.00000000000000000000000000000000000000001e50", "1e9"),
+            ("-0.00000000000000000000123456789e21", "-1234567890e-9"),
+            ("0.00000000000000000000123456789e12", "2e-9"),
+            ("0.0000000000000000001E", "100m"),
+            ("0.0000000000000000001Ei", "115292151n"),
+            ("0.000000000000000000867361737988403547205962240695953369140625Ei", "1"),
+            ("0.0000000000000000008673617379884035472059622406959533691406251Ei", "1000000001n"),
+            ("7.9999999999999999999Ei", "9223372036854775807"),
         ];
         for (text, canonical) in table {
             assert_eq!(text.parse::<Quantity>().map(|q| q.to_string()), Ok(canonical.to_owned()), "{text}");
