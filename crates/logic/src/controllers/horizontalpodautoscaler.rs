@@ -198,7 +198,7 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
     let able = "the HPA controller was able to get the target's current scale";
     say(&mut status, "AbleToScale", true, "SucceededGetScale", able);
     let (current, least, most) = (target.replicas, spec.min_replicas.unwrap_or(1), spec.max_replicas);
-    let mut history = History::of(meta);
+    let mut history = History::of(meta, now);
     history.begin(current, now);
     let wanted = if current == 0 && least != 0 {
         let message = "scaling is disabled since the replica count of the target is zero";

@@ -3,25 +3,23 @@
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::autoscaling::v2::{HPAScalingPolicy, HPAScalingRules, HorizontalPodAutoscalerSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 /// Where the history is kept, on the autoscaler.
 pub const HISTORY: &str = "mainstay.io/autoscaling-history";
 /// How long a larger recommendation holds where nothing else is said (seconds; upstream's).
 const DOWN_WINDOW: i64 = 300;
-/// Notes of the history, at most; older ones give way.
+/// Notes of each kind in the history, at most; older ones give way.
 const MAX_NOTES: usize = 128;
 /// A recommendation that stays the same is noted anew after so long (seconds): its window ends no earlier than it
 /// should, and so much later at most.
 const RENEW: i64 = 60;
 
 /// What was recommended, and what was scaled, and when (seconds since 1970).
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct History {
-    #[serde(default)]
     recommended: Vec<(i64, i32)>,
-    #[serde(default)]
     scaled: Vec<(i64, i32)>,
 }
 
@@ -35,10 +33,13 @@ pub struct Limited {
 }
 
 impl History {
-    /// What an autoscaler has noted.
-    pub fn of(meta: &ObjectMeta) -> Self {
-        let noted = meta.annotations.as_ref().and_then(|all| all.get(HISTORY));
-        noted.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+    /// What an autoscaler has noted. Whoever may write its annotations may write this, too: what cannot have been noted
+    /// until now is left out, and so holds nothing for longer than its window.
+    pub fn of(meta: &ObjectMeta, now: Timestamp) -> Self {
+        let noted: Value = raw(meta).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+        let mut recommended = notes(&noted["recommended"], now);
+        recommended.iter_mut().for_each(|(_, replicas)| *replicas = (*replicas).max(0));
+        Self { recommended, scaled: notes(&noted["scaled"], now) }
     }
 
     /// The size that is found counts as the first recommendation, also where all others were forgotten while there
@@ -99,10 +100,32 @@ impl History {
         self.scaled.retain(|(at, _)| *at >= since);
     }
 
-    /// The annotation, where it differs from what is there.
+    /// The annotation, where it differs from the text that is there.
     pub fn patch(&self, meta: &ObjectMeta) -> Option<Value> {
-        (*self != Self::of(meta)).then(|| json!({ HISTORY: json!(self).to_string() }))
+        let text = json!(self).to_string();
+        let is_new = raw(meta).map_or(*self != Self::default(), |noted| noted != text);
+        is_new.then(|| json!({ HISTORY: text }))
     }
+}
+
+fn raw(meta: &ObjectMeta) -> Option<&str> {
+    meta.annotations.as_ref()?.get(HISTORY).map(String::as_str)
+}
+
+/// Notes (when, how many) by time, the last [`MAX_NOTES`] of those that were made until now. One of a clock that goes a
+/// little faster (another server's) counts as made now.
+fn notes(noted: &Value, now: Timestamp) -> Vec<(i64, i32)> {
+    let now = now.as_second();
+    let note = |pair: &Value| {
+        let [at, replicas] = pair.as_array()?.as_slice() else { return None };
+        let at = at.as_i64().filter(|at| (0..=now.saturating_add(RENEW)).contains(at))?;
+        let replicas = replicas.as_i64().unwrap_or_else(|| replicas.as_f64().unwrap_or(0.0) as i64);
+        Some((at.min(now), replicas.clamp(i32::MIN.into(), i32::MAX.into()) as i32))
+    };
+    let mut notes: Vec<(i64, i32)> = noted.as_array().into_iter().flatten().filter_map(note).collect();
+    notes.sort_by_key(|(at, _)| *at);
+    notes.drain(..notes.len().saturating_sub(MAX_NOTES));
+    notes
 }
 
 fn up(spec: &HorizontalPodAutoscalerSpec) -> Option<&HPAScalingRules> {

@@ -383,3 +383,76 @@ fn s11_a_restart_forgets_no_window() {
     measure(&mut world, 15, &[50, 50, 50, 50]);
     assert_eq!(world.log.len(), before, "nothing new is nothing written");
 }
+
+/// A history that somebody wrote, into the autoscaler of four pods that do nothing.
+fn forged(history: &str) -> World {
+    let mut world = world(4, &json!({}));
+    let annotations = json!({ super::behavior::HISTORY: history });
+    world.patch(&KIND, "default", "web", json!({ "metadata": { "annotations": annotations } }));
+    world
+}
+
+fn noted(world: &World) -> String {
+    let all = world.get(&KIND, "default", "web")["metadata"]["annotations"].clone();
+    all[super::behavior::HISTORY].as_str().unwrap_or_default().to_owned()
+}
+
+/// X4: users may write the history. Whatever they write ends nothing, and holds no size for longer than its window:
+/// what cannot have been noted is not there.
+#[test]
+fn x4_a_forged_history_holds_no_size_for_longer_than_its_window() {
+    let (most, least) = (i64::MAX, i64::MIN);
+    let soon = at(0).as_second() + 30;
+    let table = [
+        format!("[[{most}, 4]]"),
+        format!("[[{least}, 4]]"),
+        "[[-1, 4]]".to_owned(),
+        format!("[[{}, 4]]", at(100_000).as_second()),
+        format!("[[{soon}, 4]]"),
+        format!("[[{soon}, {most}], [{soon}, {least}], [{soon}, 1e300], [{soon}, -1e300], [1e300, 4]]"),
+        format!("[[{soon}, 99999999999999999999999], [99999999999999999999999, 4]]"),
+        r#"[[], [1], [1, 2, 3], "x", null, {}, ["a", "b"]]"#.to_owned(),
+        "{}".to_owned(),
+    ];
+    for notes in table {
+        for history in [
+            format!(r#"{{"recommended": {notes}, "scaled": {notes}}}"#),
+            format!(r#"{{"recommended": {notes}}}"#),
+            notes.clone(),
+            format!("{{{notes}"),
+        ] {
+            let mut world = forged(&history);
+            measure(&mut world, 0, &[0, 0, 0, 0]);
+            assert_eq!(size(&world), 4, "nothing shrinks at the first look: {history}");
+            for later in (15..=375).step_by(15) {
+                measure(&mut world, later, &[0, 0, 0, 0]);
+            }
+            assert_eq!(size(&world), 1, "{history}");
+        }
+    }
+}
+
+/// X4: what was damaged is written anew, in order and within its bounds, and then no more.
+#[test]
+fn x4_a_damaged_history_is_written_anew_and_bounded() {
+    let first = at(-200).as_second();
+    let mut many: Vec<(i64, i64)> = (0..190).map(|number| (first + number, 3 + number % 2)).collect();
+    many.reverse();
+    for history in [
+        "nonsense".to_owned(),
+        format!(r#"{{"recommended": [[{}, 4]]}}"#, i64::MAX),
+        json!({ "recommended": many, "scaled": many }).to_string(),
+    ] {
+        let mut world = forged(&history);
+        measure(&mut world, 0, &[50, 50, 50, 50]);
+        let text = noted(&world);
+        let notes: BTreeMap<String, Vec<(i64, i32)>> = serde_json::from_str(&text).expect(&history);
+        for notes in notes.values() {
+            assert!(notes.len() <= 128 && notes.is_sorted_by_key(|(at, _)| *at), "{text}");
+            assert!(notes.iter().all(|(noted, _)| *noted <= at(0).as_second()), "{text}");
+        }
+        let before = world.log.len();
+        measure(&mut world, 15, &[50, 50, 50, 50]);
+        assert_eq!(world.log.len(), before, "{history}");
+    }
+}
