@@ -66,6 +66,8 @@ pub fn is_sidecar(container: &Container) -> bool {
 
 /// The condition that says why a pod is taken away before its time; a Job's failure policy reads it.
 pub const DISRUPTION_TARGET: &str = "DisruptionTarget";
+/// Its reason where the kubelet ends the pod.
+pub const TERMINATION_BY_KUBELET: &str = "TerminationByKubelet";
 
 /// The pod's conditions with that one.
 pub fn disrupted(pod: &Pod, reason: &str, message: &str, now: Timestamp) -> Vec<PodCondition> {

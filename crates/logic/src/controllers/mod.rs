@@ -40,6 +40,7 @@ pub mod replicationcontroller;
 pub mod resourcequota;
 pub mod serviceaccount;
 pub mod servicecidr;
+pub mod staledisruption;
 pub mod statefulset;
 pub mod tainteviction;
 pub mod ttlafterfinished;
@@ -82,6 +83,7 @@ pub const CONTROLLERS: &[Controller] = &[
     replicationcontroller::CONTROLLER,
     serviceaccount::CONTROLLER,
     servicecidr::CONTROLLER,
+    staledisruption::CONTROLLER,
     statefulset::CONTROLLER,
     tainteviction::CONTROLLER,
     ttlafterfinished::CONTROLLER,

@@ -44,7 +44,8 @@ const MAX_DELETES: usize = 500;
 /// The key under which what is beyond [`MOST_ENDED`] is decided.
 const SURPLUS: &str = "surplus";
 const OUT_OF_SERVICE: &str = "node.kubernetes.io/out-of-service";
-const REASON: &str = "DeletionByPodGC";
+/// Why a pod has [`DISRUPTION_TARGET`] here; since when tells for how long its node is gone.
+pub const REASON: &str = "DeletionByPodGC";
 
 /// A pod and the node that it is bound to.
 pub struct Observed<'a> {

@@ -8,7 +8,7 @@ use super::containers::{Init, init_standings};
 use super::view::{PodView, Sandbox};
 use super::{resize, restart_all};
 use crate::fencing;
-use crate::pods::{DISRUPTION_TARGET, is_sidecar};
+use crate::pods::{DISRUPTION_TARGET, TERMINATION_BY_KUBELET, is_sidecar};
 
 /// The conditions that the kubelet writes.
 const OURS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
@@ -54,7 +54,7 @@ pub(super) fn conditions(
     let deadline = view.deadline.filter(|seconds| fencing::noted(&view.pod) != Some(*seconds));
     let deadline = deadline.map(|seconds| fencing::condition(seconds, now));
     let disruption = view.evicted.as_ref().map(|(message, _)| {
-        let why = Err(("TerminationByKubelet", message.clone()));
+        let why = Err((TERMINATION_BY_KUBELET, message.clone()));
         condition(DISRUPTION_TARGET, why, true, before, view.pod.metadata.generation, now)
     });
     let (is_new, is_disrupted) = (deadline.is_some(), disruption.is_some());

@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodCondition};
 use mainstay_api::kinds;
 use serde_json::json;
 
@@ -117,11 +117,15 @@ fn candidate(round: &Round, wants: &Wants, index: usize) -> Option<Candidate> {
     Some(Candidate { node, victims })
 }
 
+/// What a pod was told when it was to make room, now or before.
+fn told(pod: &Pod) -> Option<&PodCondition> {
+    pods::condition(pod, DISRUPTION_TARGET).filter(|told| told.reason.as_deref() == Some(REASON))
+}
+
 /// Whether a pod was told that it makes room, and is not on its way: its deletion was refused (by a webhook, a policy).
+/// That is known also when the condition is False again ([`crate::controllers::staledisruption`]).
 fn stays(pod: &Pod) -> bool {
-    !is_terminating(&pod.metadata)
-        && pods::condition(pod, DISRUPTION_TARGET)
-            .is_some_and(|told| told.status == "True" && told.reason.as_deref() == Some(REASON))
+    !is_terminating(&pod.metadata) && told(pod).is_some()
 }
 
 fn started(pod: &Pod) -> Option<Timestamp> {
@@ -147,7 +151,7 @@ fn evict(pod: &Pod, candidate: &Candidate, now: Timestamp) -> Decision {
     let (stay, go): (Vec<_>, Vec<_>) = candidate.victims.iter().partition(|victim| stays(victim));
     for victim in stay.into_iter().chain(go).filter(|victim| !is_terminating(&victim.metadata)) {
         let why = "default-scheduler: preempting to accommodate a higher priority pod";
-        if !stays(victim) {
+        if told(victim).is_none_or(|told| told.status != "True") {
             let status = json!({"conditions": pods::disrupted(victim, REASON, why, now)});
             decision.writes.push(crate::decision::guarded_status(&kinds::POD, &victim.metadata, status));
         }

@@ -292,3 +292,23 @@ fn s12_a_victim_that_may_not_be_deleted_is_passed_over() {
     world.refuses = None;
     assert_eq!(victims(&mut world).0, "n1: a");
 }
+
+/// X6: that a victim may not be deleted is known also when its mark was taken back: nobody beside it goes for nothing,
+/// time and again.
+#[test]
+fn x6_who_may_not_be_deleted_is_known_after_its_mark_was_taken_back() {
+    let mut world = two_nodes(&["a:n1:1:2", "b:n1:5:2", "d:n2:10:4"]);
+    world.put(newcomer(json!({})));
+    let mark = json!([{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}]);
+    world.patch(&kinds::POD, "default", "a", json!({"status": {"conditions": mark}}));
+    let status = |world: &World| world.get(&kinds::POD, "default", "a")["status"]["conditions"][0]["status"].clone();
+    world.refuses = Some(|write| matches!(write, Write::Delete { key, .. } if *key.name == *"a"));
+    for _ in 0..2 {
+        let stale = &crate::controllers::staledisruption::CONTROLLER;
+        let later = Timestamp::from_second(120).unwrap();
+        world.run(stale, &ObjectKey::new("default", "a"), later, usize::MAX);
+        assert_eq!(status(&world), "False");
+        assert_eq!(victims(&mut world).0, "n1: ");
+        assert_eq!(status(&world), "True", "it is asked again, and marked again");
+    }
+}
