@@ -36,7 +36,7 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// A network namespace that is one node's until this is dropped.
 #[derive(Debug)]
-#[allow(dead_code, reason = "the locks go with file and socket")]
+#[expect(dead_code, reason = "the locks go with file and socket")]
 pub struct Held(File, Option<Mark>);
 
 /// Takes this thread's network namespace for one node, for as long as what it gives lives: a second node would take the

@@ -12,7 +12,7 @@ const TABLE: Table = Table("mainstay-node", Sees::Ipv4);
 
 /// A network namespace that is its holder's until this is dropped, or its process ends.
 #[derive(Debug)]
-pub struct Mark(#[allow(dead_code, reason = "the table goes with the socket")] Socket);
+pub struct Mark(#[expect(dead_code, reason = "the table goes with the socket")] Socket);
 
 impl Mark {
     /// Takes this thread's network namespace; `None` where the kernel has no such tables (before Linux 5.12).
