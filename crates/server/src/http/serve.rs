@@ -467,10 +467,11 @@ fn asked(route: &Route, method: &Method, query: &Query) -> Result<Attributes, St
 }
 
 /// What a request about objects asks for. A namespace is in itself, and a list of the one object that a field selector
-/// names is about that object, so that roles can be given for them.
+/// names is about that object, so that roles can be given for them. What deletes a collection has no name, whatever it
+/// selects, as upstream: no role with `resourceNames` is enough for it.
 fn attributes(target: &Target, verb: &str, query: &Query) -> Attributes {
     let mut name = target.name.clone();
-    if name.is_empty() && matches!(verb, "list" | "watch" | "deletecollection") {
+    if name.is_empty() && matches!(verb, "list" | "watch") {
         name = query.get("fieldSelector").and_then(|selector| named(selector)).unwrap_or_default();
     }
     let is_namespace = target.kind.group.is_empty() && target.kind.plural == "namespaces";
@@ -588,6 +589,29 @@ mod tests {
         assert_eq!(named("status.phase=Running,metadata.name==a").as_deref(), Some("a"));
         for none in ["metadata.name!=a", r"metadata.namespace!=x\,metadata.name=a", "metadata.name=a/b"] {
             assert_eq!(named(none), None, "{none}");
+        }
+    }
+
+    /// X1: a list or a watch of one name is about that name; deleting a collection and making an object never are, so a
+    /// role for that name allows neither.
+    #[test]
+    fn x1_deleting_a_collection_is_about_no_name() {
+        for (method, watch, verb, name) in [
+            (Method::GET, "false", "list", "a"),
+            (Method::GET, "true", "watch", "a"),
+            (Method::DELETE, "false", "deletecollection", ""),
+            (Method::POST, "false", "create", ""),
+        ] {
+            let target = Target {
+                kind: mainstay_api::kinds::CONFIG_MAP.clone(),
+                namespace: "default".to_owned(),
+                name: String::new(),
+                subresource: String::new(),
+            };
+            let pairs = [("watch", watch), ("fieldSelector", "metadata.name=a")];
+            let query = Query::from(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())));
+            let what = asked(&Route::Objects(target), &method, &query).expect("there is such a request");
+            assert_eq!((&*what.verb, &*what.name), (verb, name));
         }
     }
 }
