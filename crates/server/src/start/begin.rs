@@ -173,7 +173,7 @@ impl Ground {
 
     /// The pipeline on that store.
     fn api(&self) -> Api {
-        let (service_cidr, cluster_cidr) = (self.service_cidr.clone(), self.cluster_cidr.clone());
+        let (service_cidr, cluster_cidr) = (self.service_cidr, self.cluster_cidr);
         let settings = Settings { service_cidr, cluster_cidr, ca_pem: self.pki.ca_pem().to_owned() };
         let store = self.store.clone();
         Api {
