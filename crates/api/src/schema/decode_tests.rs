@@ -188,7 +188,8 @@ fn conformance_bytes_are_base64_with_line_breaks() {
 #[test]
 fn x4_bodies_are_nested_up_to_a_bound_and_name_a_bounded_number_of_unknown_fields() {
     let nested = |depth: usize| {
-        (0..depth).fold(json!(1), |below, _| if depth.is_multiple_of(2) { json!([below]) } else { json!({ "a": below }) })
+        (0..depth)
+            .fold(json!(1), |below, _| if depth.is_multiple_of(2) { json!([below]) } else { json!({ "a": below }) })
     };
     for depth in [0, 1, 6, 7] {
         let value = nested(depth);
