@@ -250,18 +250,17 @@ fn a1_a2_on_a_full_disk_writes_are_refused_reads_go_on_and_nothing_is_lost() {
     cluster.up();
     cluster.kubectl(&["create", "configmap", "before", "--from-literal=a=1"]);
     let filler = data.join("filler");
-    cluster
-        .inside("dd")
-        .arg("if=/dev/zero")
-        .arg(format!("of={}", filler.display()))
-        .arg("bs=64k")
-        .output()
-        .expect("dd");
+    // Again and again: what the server was about to write when the disk was full gives its room back.
+    let fill = || {
+        let of = format!("of={}", filler.display());
+        cluster.inside("dd").args(["if=/dev/zero", "bs=64k", "oflag=append", "conv=notrunc", &of]).output().expect("dd")
+    };
     let big = data.with_file_name("big");
     std::fs::write(&big, "b".repeat(900_000)).expect("written");
     // The store's file may have room for a little more; not for this much.
     let refusals: Vec<String> = (0..8)
         .map(|n| {
+            fill();
             cluster.try_kubectl(&[
                 "create",
                 "configmap",
