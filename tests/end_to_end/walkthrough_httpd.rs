@@ -7,12 +7,18 @@ fn names(cluster: &Cluster, kind: &str) -> String {
     listed.split_whitespace().map(|name| name.rsplit('/').next().unwrap_or(name)).collect::<Vec<_>>().join(" ")
 }
 
-fn start(cluster: &Cluster) {
+/// Five claims of 2 GiB have room on it, and the volumes that a deletion retained.
+const DISK: u64 = 16;
+
+fn start() -> Cluster {
+    let mut cluster = Cluster::with_disk(DISK);
+    cluster.up();
     cluster.load(&["httpd", "dnsutils"]);
     cluster.apply(&cluster.manifest("httpd-service.yaml"));
     cluster.apply(&cluster.manifest("fast-sc.yaml"));
     cluster.apply(&cluster.manifest("httpd-ss.yaml"));
     cluster.kubectl(&["rollout", "status", "statefulset/apache-http", "--timeout=120s"]);
+    cluster
 }
 
 fn settled(cluster: &Cluster, replicas: &str) {
@@ -38,8 +44,7 @@ fn delete_all(cluster: &Cluster, before: &str) {
 
 #[test]
 fn steps_1_to_4_names_claims_and_dns() {
-    let cluster = Cluster::new();
-    start(&cluster);
+    let cluster = start();
     let services = cluster.kubectl(&["get", "svc", "httpd-service", "--no-headers"]);
     assert_eq!(
         services.split_whitespace().take(5).collect::<Vec<_>>(),
@@ -99,8 +104,7 @@ fn steps_1_to_4_names_claims_and_dns() {
 
 #[test]
 fn steps_5_and_6_identity_and_scale() {
-    let cluster = Cluster::new();
-    start(&cluster);
+    let cluster = start();
     for ordinal in 0..3 {
         let write = format!("echo page-{ordinal} > /usr/local/apache2/htdocs/index.html");
         cluster.exec(&format!("apache-http-{ordinal}"), &["sh", "-c", &write]);
@@ -146,8 +150,7 @@ fn steps_5_and_6_identity_and_scale() {
 
 #[test]
 fn steps_7_and_8_rollouts_and_deletion() {
-    let cluster = Cluster::new();
-    start(&cluster);
+    let cluster = start();
     let before = uids(&cluster);
     cluster.kubectl(&["set", "env", "statefulset/apache-http", "ROLL=1"]);
     cluster.kubectl(&["rollout", "status", "statefulset/apache-http", "--timeout=120s"]);

@@ -81,6 +81,23 @@ impl Cluster {
         Self { folder, holder, server: None, kubectl: Kubectl::Newest, listen: "127.0.0.1:6443", path: None }
     }
 
+    /// The place for a cluster on a disk of its own, of so many GiB and sparse: what its claims are promised is free,
+    /// however full the machine's disk is. Only what runs inside sees the data folder.
+    pub fn with_disk(gibibytes: u64) -> Self {
+        let cluster = Self::unstarted();
+        let image = cluster.folder().join("disk");
+        let file = fs::File::create(&image).expect("the disk's file");
+        file.set_len(gibibytes << 30).expect("a sparse file");
+        fs::create_dir(cluster.data_dir()).expect("a folder");
+        let run = |command: &mut Command| {
+            let output = command.output().expect("a command");
+            assert!(output.status.success(), "{}", text(&output));
+        };
+        run(Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(&image));
+        run(cluster.inside("mount").args(["-o", "loop"]).arg(&image).arg(cluster.data_dir()));
+        cluster
+    }
+
     /// Listens on all of its addresses, so that pods reach the API too.
     pub fn open_to_pods(mut self) -> Self {
         self.listen = "0.0.0.0:6443";
