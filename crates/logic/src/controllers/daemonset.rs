@@ -8,7 +8,7 @@
 //! A failed pod is made again one second later; where its node refuses it again and again, later and later (upstream's
 //! back-off per node is for all failures).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, DaemonSetSpec, DaemonSetStatus};
@@ -18,16 +18,14 @@ use mainstay_api::kinds::{CONTROLLER_REVISION, DAEMON_SET, NODE, POD};
 use serde_json::json;
 
 use crate::decision::{Controller, Decision, Event, Verb, Waiting, Write};
-use crate::history::suffix;
+use crate::history::{self, Chosen, History, REVISION_LABEL, suffix};
 use crate::ownership::{Owner, candidates, controller_of};
 use crate::pod_template;
 use crate::pods::{self, is_terminating, phase, selects, selects_everything};
 use crate::snapshot::{Change, Objects, Snapshot, Streak};
 use placement::Fit;
-use revisions::{HASH, Revisions};
 
 mod placement;
-mod revisions;
 mod rollout;
 #[cfg(test)]
 mod tests;
@@ -126,7 +124,7 @@ pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'
     }
     let uid = set.metadata.uid.as_deref().unwrap_or("");
     let refusals = pods.iter().filter_map(|(node, pods)| {
-        let hash = |pod: &&&Pod| pod.metadata.labels.as_ref().and_then(|labels| labels.get(HASH)).cloned();
+        let hash = |pod: &&&Pod| pod.metadata.labels.as_ref().and_then(|labels| labels.get(REVISION_LABEL)).cloned();
         let refused = pods.iter().find(|pod| pods::is_refused(pod))?;
         Some((*node, snapshot.refused(uid, node, &hash(&refused).unwrap_or_default())?))
     });
@@ -155,6 +153,20 @@ fn is_bound(pod: &Pod) -> bool {
 }
 
 impl<'a> Observed<'a> {
+    /// Its ControllerRevisions, which `kubectl rollout history` and `undo` read.
+    fn history(&self) -> History<'_> {
+        History {
+            kind: &DAEMON_SET,
+            set: &self.set.metadata,
+            template: &self.spec.template,
+            own: &self.revisions,
+            all: self.all_revisions,
+            hash_label: REVISION_LABEL,
+            collisions: self.set.status.as_ref().and_then(|status| status.collision_count),
+            limit: self.spec.revision_history_limit,
+        }
+    }
+
     fn min_ready_seconds(&self) -> i32 {
         self.spec.min_ready_seconds.unwrap_or(0)
     }
@@ -206,22 +218,25 @@ pub fn decide(o: &Observed, now: Timestamp) -> Decision {
         // The garbage collector decides about the pods.
         return d;
     }
-    let revisions = revisions::choose(o);
-    d.writes.extend(revisions.write.clone());
+    let history = o.history();
+    let chosen = history.choose();
+    d.writes.extend(chosen.write.clone());
     let (mut plan, bounds) = (Plan::default(), o.bounds());
     for (node, fit) in &o.nodes {
-        manage(o, node, *fit, (&revisions.hash, bounds.0 > 0), now, &mut plan, &mut d);
+        manage(o, node, *fit, (&chosen.hash, bounds.0 > 0), now, &mut plan, &mut d);
     }
     // A node that is no more: pods that are bound to it are the pod garbage collector's.
     for pods in o.pods.iter().filter(|(node, _)| !o.nodes.contains_key(*node)).map(|(_, pods)| pods) {
         plan.delete.extend(pods.iter().copied().filter(|pod| !is_bound(pod) && !is_terminating(&pod.metadata)));
     }
     if plan.create.is_empty() && plan.delete.is_empty() && o.is_rolling() {
-        rollout::roll(o, &revisions.hash, bounds, now, &mut plan, &mut d);
+        rollout::roll(o, &chosen.hash, bounds, now, &mut plan, &mut d);
     }
-    execute(o, &plan, &revisions, &mut d);
-    status(o, &revisions, now, &mut d);
-    revisions::truncate(o, &revisions, &mut d);
+    execute(o, &plan, &chosen, &mut d);
+    status(o, &chosen, now, &mut d);
+    let labels = o.pods.values().flatten().filter_map(|pod| pod.metadata.labels.as_ref()?.get(REVISION_LABEL));
+    let live: BTreeSet<&str> = labels.map(String::as_str).collect();
+    history.truncate(|of| history::name(of) == chosen.name || live.contains(history.hash(of)), &mut d);
     d.create_last(&[&POD]);
     d
 }
@@ -291,7 +306,7 @@ fn replace_ended<'a>(
 }
 
 /// Writes the plan: the pods that are made are named here, as a ReplicaSet's are.
-fn execute(o: &Observed, plan: &Plan, revisions: &Revisions, d: &mut Decision) {
+fn execute(o: &Observed, plan: &Plan, chosen: &Chosen, d: &mut Decision) {
     let meta = &o.set.metadata;
     let (namespace, uid) = (meta.namespace.as_deref().unwrap_or(""), meta.uid.as_deref().unwrap_or(""));
     let prefix = format!("{}-", meta.name.as_deref().unwrap_or(""));
@@ -300,11 +315,11 @@ fn execute(o: &Observed, plan: &Plan, revisions: &Revisions, d: &mut Decision) {
     } else {
         let names = (0..).map(|attempt| pod_template::name(&prefix, &suffix(uid, o.revision, attempt)));
         let free = |name: &String| !o.all_pods.contains_key(&ObjectKey::new(namespace, name.as_str()));
-        let mut taken = std::collections::BTreeSet::new();
+        let mut taken = BTreeSet::new();
         let names = names.take(4 * MAX_WRITES).filter(free).filter(|name| taken.insert(name.clone()));
         let made: Vec<_> = plan.create.iter().take(MAX_WRITES).zip(names).collect();
         for (node, name) in made {
-            let template = placement::template(o.set, node, &revisions.hash);
+            let template = placement::template(o.set, node, &chosen.hash);
             let object = pod_template::pod(&template, &DAEMON_SET, meta, &prefix, &name);
             d.apart(|d| {
                 d.writes.push(Write::Create { kind: POD.clone(), object });
@@ -323,10 +338,10 @@ fn execute(o: &Observed, plan: &Plan, revisions: &Revisions, d: &mut Decision) {
 
 /// Whether a pod is of the revision with this hash.
 fn is_updated(pod: &Pod, hash: &str) -> bool {
-    pod.metadata.labels.as_ref().and_then(|labels| labels.get(HASH)).is_some_and(|of| of == hash)
+    pod.metadata.labels.as_ref().and_then(|labels| labels.get(REVISION_LABEL)).is_some_and(|of| of == hash)
 }
 
-fn status(o: &Observed, revisions: &Revisions, now: Timestamp, d: &mut Decision) {
+fn status(o: &Observed, chosen: &Chosen, now: Timestamp, d: &mut Decision) {
     let old = o.set.status.clone().unwrap_or_default();
     let (mut desired, mut current, mut wrong, mut ready, mut available, mut updated) = (0, 0, 0, 0, 0, 0);
     for (node, fit) in &o.nodes {
@@ -347,7 +362,7 @@ fn status(o: &Observed, revisions: &Revisions, now: Timestamp, d: &mut Decision)
             }
             None => {}
         }
-        updated += i32::from(is_updated(oldest, &revisions.hash));
+        updated += i32::from(is_updated(oldest, &chosen.hash));
     }
     let some = |number: i32| Some(number).filter(|number| *number != 0);
     let new = DaemonSetStatus {
@@ -359,7 +374,7 @@ fn status(o: &Observed, revisions: &Revisions, now: Timestamp, d: &mut Decision)
         number_unavailable: some(desired - available),
         updated_number_scheduled: some(updated),
         observed_generation: o.set.metadata.generation,
-        collision_count: Some(revisions.collisions).filter(|count| *count > 0).or(old.collision_count),
+        collision_count: Some(chosen.collisions).filter(|count| *count > 0).or(old.collision_count),
         conditions: old.conditions.clone(),
     };
     d.writes.extend(Write::change_status(&DAEMON_SET, &o.set.metadata, &json!(old), &json!(new)));

@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{
     Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, PodTemplateSpec, Taint, Toleration,
 };
 
-use super::revisions::HASH;
+use crate::history::REVISION_LABEL;
 use crate::matching::{Labels, equal, selects_node, tolerates};
 use mainstay_api::kinds::daemonset::TEMPLATE_GENERATION;
 
@@ -106,7 +106,7 @@ pub fn meant_for(pod: &Pod) -> Option<&str> {
 pub fn template(set: &DaemonSet, node: &str, hash: &str) -> PodTemplateSpec {
     let mut template = set.spec.template.clone();
     let labels = template.metadata.get_or_insert_default().labels.get_or_insert_default();
-    labels.insert(HASH.to_owned(), hash.to_owned());
+    labels.insert(REVISION_LABEL.to_owned(), hash.to_owned());
     let generation = set.metadata.annotations.as_ref().and_then(|all| all.get(TEMPLATE_GENERATION));
     if let Some(generation) = generation {
         labels.insert(GENERATION.to_owned(), generation.clone());
@@ -224,7 +224,7 @@ mod tests {
         spec["tolerations"] = json!([{"key": "node.kubernetes.io/not-ready", "effect": "NoExecute",
             "operator": "Exists", "tolerationSeconds": 5}]);
         let made = json!(template(&set(spec), "n1", "h"));
-        assert_eq!(made["metadata"]["labels"], json!({"app": "a", HASH: "h", GENERATION: "7"}));
+        assert_eq!(made["metadata"]["labels"], json!({"app": "a", REVISION_LABEL: "h", GENERATION: "7"}));
         let terms = &made["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"];
         let fields = json!([{"key": "metadata.name", "operator": "In", "values": ["n1"]}]);
         for (index, value) in [(0, "a"), (1, "b")] {

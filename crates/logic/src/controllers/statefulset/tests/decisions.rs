@@ -371,7 +371,8 @@ fn revisions_are_numbered_in_order_named_apart_and_kept_s6_s11() {
     assert_eq!(numbers, [7, 8, 9]);
     let newest = world.all(&CONTROLLER_REVISION).find(|one| one["revision"] == 9).unwrap().clone();
     let meta = &newest["metadata"];
-    assert_eq!(meta["annotations"], json!({"a": "b"}), "what was applied is the set's, not the revision's");
+    let annotations = &world.get(&STATEFUL_SET, "default", "web")["metadata"]["annotations"];
+    assert_eq!((&meta["annotations"], &meta["annotations"]["a"]), (annotations, &json!("b")), "all, as upstream");
     let hash = meta["labels"]["controller.kubernetes.io/hash"].as_str().unwrap();
     assert_eq!(meta["name"], json!(format!("web-{hash}")));
     change(&mut world, json!({"revisionHistoryLimit": 0, "replicas": 0}));
