@@ -33,6 +33,7 @@ fn fetched(mut curl: Command, url: &str) -> (String, Duration) {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story")]
 fn services_of_every_kind() {
     let mut cluster = start();
     let checks = Checks::default();

@@ -265,6 +265,7 @@ fn the_generation_counts_changes_of_the_spec_and_a_client_cannot_write_the_statu
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a list of cases")]
 fn claims_and_volumes_keep_what_holds_data() {
     let storage = |size: &str| json!({ "spec": { "resources": { "requests": { "storage": size } } } });
     let fixed = "spec: Forbidden: spec is immutable after creation except resources.requests and \
@@ -479,6 +480,7 @@ fn the_status_of_a_pod_is_kubectls() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a list of cases")]
 fn rows_are_upstreams() {
     let meta = json!({ "name": "x", "creationTimestamp": "2026-11-21T09:00:00Z" });
     let table: [(&Kind, Value, &str); 16] = [

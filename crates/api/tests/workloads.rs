@@ -136,6 +136,7 @@ fn defaults_are_upstreams() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a list of cases")]
 fn bad_ones_are_refused_in_upstreams_words() {
     let job = |spec: Value| json!({ "spec": spec });
     let indexed = |spec: Value| {

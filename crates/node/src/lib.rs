@@ -181,39 +181,11 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
     let status_due = Arc::new(Notify::new());
     let events = Events::start(config.client.clone(), config.node_name.clone(), health.clone());
     let reserved = network::guard::Reserved::new(status_due.clone());
-    tasks.spawn(keep(health.clone(), "packet-filter", {
-        let (view, client) = (view.clone(), config.client.clone());
-        let (node, port, asked) = (&config.node_name, config.streaming_port, &client.config().server);
-        let mut guard = network::guard::Guard::new(node, services, port, asked, reserved.clone());
-        guard = guard.with_store(&config.store, config.node_ip);
-        if let Some(port) = config.between.port() {
-            guard = guard.with_overlay(port);
-        }
-        let events = events.clone();
-        let network = network.clone();
-        let mut opened = Some(filter);
-        move || {
-            let filter = opened.take().map_or_else(|| Filter::open(pods, services), Ok);
-            let (view, client, guard, events) = (view.clone(), client.clone(), guard.clone(), events.clone());
-            let network = network.clone();
-            async move {
-                match filter {
-                    Ok(filter) => network::view::keep(view, client, filter, guard, (network, events)).await,
-                    Err(error) => tracing::error!(%error, "the packet filter cannot be opened again"),
-                }
-            }
-        }
-    }));
-    tasks.spawn(keep(health.clone(), "machines", {
-        let (network, client, node) = (network.clone(), config.client.clone(), config.node_name.clone());
-        let status_due = status_due.clone();
-        let own_node = Arc::new(move |node: &Node| {
-            if node_status::lacks_allocatable(node) {
-                status_due.notify_one();
-            }
-        });
-        move || network::machines::keep(network.clone(), client.clone(), node.clone(), own_node.clone())
-    }));
+    let guard = guard(&config, services, &reserved);
+    let opened = (filter, Box::new(move || Filter::open(pods, services)) as Box<OpenFilter>);
+    let about = (view.clone(), config.client.clone(), network.clone(), events.clone());
+    keep_filter(&mut tasks, &health, opened, guard, about);
+    keep_machines(&mut tasks, &health, &network, &config, &status_due);
     let resolv_conf = std::fs::read_to_string(&config.host_resolv_conf).unwrap_or_default();
     let upstreams = network::dns::upstreams(&resolv_conf, config.cluster_dns);
     let address = config.cluster_dns;
@@ -256,6 +228,59 @@ pub async fn start(mut config: NodeConfig) -> Result<Running, StartError> {
     let reviews = Arc::new(kubelet.config.client.apart());
     let _streaming = listening.serve(kubelet.clone(), Arc::new(kubelet.runtime.clone()), reviews, health);
     Ok(Running { kubelet, view, tasks, _streaming, _network })
+}
+
+/// What the packet filter keeps for the API, the node and the store.
+fn guard(config: &NodeConfig, services: Cidr, reserved: &network::guard::Reserved) -> network::guard::Guard {
+    let (node, port, asked) = (&config.node_name, config.streaming_port, &config.client.config().server);
+    let guard = network::guard::Guard::new(node, services, port, asked, reserved.clone());
+    let guard = guard.with_store(&config.store, config.node_ip);
+    match config.between.port() {
+        Some(port) => guard.with_overlay(port),
+        None => guard,
+    }
+}
+
+type OpenFilter = dyn Fn() -> Result<Filter, std::io::Error> + Send;
+
+/// Keeps the packet filter as the view says; it is opened anew where that ends.
+fn keep_filter(
+    tasks: &mut JoinSet<()>,
+    health: &Health,
+    (filter, open): (Filter, Box<OpenFilter>),
+    guard: network::guard::Guard,
+    about: (Arc<View>, Client, Arc<Network>, Events),
+) {
+    let mut opened = Some(filter);
+    tasks.spawn(keep(health.clone(), "packet-filter", move || {
+        let filter = opened.take().map_or_else(&open, Ok);
+        let (guard, (view, client, network, events)) = (guard.clone(), about.clone());
+        async move {
+            match filter {
+                Ok(filter) => network::view::keep(view, client, filter, guard, (network, events)).await,
+                Err(error) => tracing::error!(%error, "the packet filter cannot be opened again"),
+            }
+        }
+    }));
+}
+
+/// Keeps the ways to the other machines, and looks at this node's own object as it comes by.
+fn keep_machines(
+    tasks: &mut JoinSet<()>,
+    health: &Health,
+    network: &Arc<Network>,
+    config: &NodeConfig,
+    status_due: &Arc<Notify>,
+) {
+    let (network, client, node) = (network.clone(), config.client.clone(), config.node_name.clone());
+    let status_due = status_due.clone();
+    let own_node = Arc::new(move |node: &Node| {
+        if node_status::lacks_allocatable(node) {
+            status_due.notify_one();
+        }
+    });
+    let keep_them = move || network::machines::keep(network.clone(), client.clone(), node.clone(), own_node.clone());
+    tasks.spawn(keep(health.clone(), "machines", keep_them));
 }
 
 fn streaming_config(config: &NodeConfig) -> streaming::StreamingConfig {

@@ -20,6 +20,7 @@ fn evaluated(text: &str) -> Result<serde_json::Value, String> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a list of cases")]
 fn expressions_have_cel_gos_values() {
     let table = [
         ("1 + 2 * 3", json!(7)),

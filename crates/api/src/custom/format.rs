@@ -173,6 +173,7 @@ mod tests {
     use super::fits;
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a list of cases")]
     fn texts_fit_their_formats_as_upstream_checks_them() {
         for (format, good, bad) in [
             (

@@ -202,6 +202,61 @@ fn type_name(definition: &Value, version: &Value) -> String {
     parts.join(".")
 }
 
+/// What a version says of a subresource.
+fn subresource<'v>(version: &'v Value, name: &str) -> Option<&'v Value> {
+    at(version, &["subresources", name]).filter(|value| value.is_object())
+}
+
+/// Where a version has its numbers of replicas; None where it has no `scale`, or one whose paths cannot be read.
+fn scale(version: &Value) -> Option<Scale> {
+    let scale = subresource(version, "scale")?;
+    let path = |name: &str| Path::parse(text(scale, &[name])).ok();
+    let (spec_replicas, status_replicas) = (path("specReplicasPath")?, path("statusReplicasPath")?);
+    let selector = Some(text(scale, &["labelSelectorPath"])).filter(|path| !path.is_empty());
+    Some(Scale { spec_replicas, status_replicas, selector: selector.and_then(|path| Path::parse(path).ok()) })
+}
+
+/// The fields that a version's objects are selected by: name and path.
+fn selectable(version: &Value) -> Vec<(String, Path)> {
+    let fields = at(version, &["selectableFields"]).and_then(Value::as_array).into_iter().flatten();
+    let named = |field: &Value| {
+        let path = text(field, &["jsonPath"]);
+        Some((path.trim_start_matches('.').to_owned(), Path::parse(path).ok()?))
+    };
+    fields.filter_map(named).collect()
+}
+
+/// The revision from which on objects were stored with the definition's defaults; 0 where it has none.
+fn defaults_since(definition: &Value, stored: &Bytes) -> u64 {
+    // The word may also be a field's name or in another version, which costs no more than looking at old objects for
+    // nothing.
+    let has_defaults = std::str::from_utf8(stored).is_ok_and(|stored| stored.contains("\"default\":"));
+    if has_defaults { text(definition, &["metadata", "resourceVersion"]).parse().unwrap_or(0) } else { 0 }
+}
+
+/// What only custom resources have. `columns` are the paths of the printed columns.
+fn custom(
+    definition: &Value,
+    (index, version): (usize, &Value),
+    stored: &Bytes,
+    scale: Option<Scale>,
+    columns: Vec<Path>,
+) -> Custom {
+    Custom {
+        definition: stored.clone(),
+        index,
+        schema: OnceLock::new(),
+        columns,
+        selectable: selectable(version),
+        scale,
+        stored_version: stored_version(definition).into(),
+        webhook: webhook(definition),
+        is_terminating: crate::object::is_terminating(definition),
+        defaults_since: defaults_since(definition, stored),
+        deprecation: deprecation(definition, version).map(Into::into),
+    }
+}
+
 /// The row of a version. `definition` is an outline, `stored` all of it.
 fn row(definition: &Value, (index, version): (usize, &Value), stored: &Bytes) -> Row {
     let owned = |path: &[&str]| Cow::Owned(text(definition, path).to_owned());
@@ -209,27 +264,11 @@ fn row(definition: &Value, (index, version): (usize, &Value), stored: &Bytes) ->
         let items = at(definition, path).and_then(Value::as_array).into_iter().flatten();
         items.filter_map(Value::as_str).map(|item| Cow::Owned(item.to_owned())).collect()
     };
-    let sub = |name: &str| at(version, &["subresources", name]).filter(|value| value.is_object());
+    let scale = scale(version);
     let mut subresources = Vec::new();
-    subresources.extend(sub("status").map(|_| Subresource::Status));
-    let scale = sub("scale").and_then(|scale| {
-        let path = |name: &str| Path::parse(text(scale, &[name])).ok();
-        let (spec_replicas, status_replicas) = (path("specReplicasPath")?, path("statusReplicasPath")?);
-        let selector = Some(text(scale, &["labelSelectorPath"])).filter(|path| !path.is_empty());
-        Some(Scale { spec_replicas, status_replicas, selector: selector.and_then(|path| Path::parse(path).ok()) })
-    });
+    subresources.extend(subresource(version, "status").map(|_| Subresource::Status));
     subresources.extend(scale.as_ref().map(|_| Subresource::Scale));
     let (columns, paths) = columns(version);
-    let selectable = at(version, &["selectableFields"]).and_then(Value::as_array).into_iter().flatten();
-    let selectable = selectable.filter_map(|field| {
-        let path = text(field, &["jsonPath"]);
-        Some((path.trim_start_matches('.').to_owned(), Path::parse(path).ok()?))
-    });
-    // The word may also be a field's name or in another version, which costs no more than looking at old objects for
-    // nothing.
-    let since = text(definition, &["metadata", "resourceVersion"]).parse().unwrap_or(0);
-    let has_defaults = std::str::from_utf8(stored).is_ok_and(|stored| stored.contains("\"default\":"));
-    let defaults_since = if has_defaults { since } else { 0 };
     Row {
         group: owned(&["spec", "group"]),
         version: Cow::Owned(text(version, &["name"]).to_owned()),
@@ -242,19 +281,7 @@ fn row(definition: &Value, (index, version): (usize, &Value), stored: &Bytes) ->
         subresources: subresources.into(),
         type_name: type_name(definition, version).into(),
         columns: columns.into(),
-        custom: Some(Box::new(Custom {
-            definition: stored.clone(),
-            index,
-            schema: OnceLock::new(),
-            columns: paths,
-            selectable: selectable.collect(),
-            scale,
-            stored_version: stored_version(definition).into(),
-            webhook: webhook(definition),
-            is_terminating: crate::object::is_terminating(definition),
-            defaults_since,
-            deprecation: deprecation(definition, version).map(Into::into),
-        })),
+        custom: Some(Box::new(custom(definition, (index, version), stored, scale, paths))),
         fields: |row, object| {
             let all = row.custom.iter().flat_map(|custom| &custom.selectable);
             all.map(|(name, path)| (name.as_str(), shown(path.first(object)))).collect()

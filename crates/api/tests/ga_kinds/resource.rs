@@ -33,6 +33,7 @@ fn slice() -> Value {
     } })
 }
 
+#[expect(clippy::too_many_lines, reason = "a list of cases")]
 pub fn cases() -> Vec<Case> {
     vec![
         Case {

@@ -272,6 +272,7 @@ mod tests {
 
     /// X8: a security field is honoured or refused in words.
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a list of cases")]
     fn x8_what_the_node_cannot_do_is_refused_in_words() {
         let rules =
             |action: &str| json!({ "containers": [{ "name": "c", "restartPolicyRules": [{ "action": action }] }] });

@@ -239,6 +239,7 @@ impl World {
         true
     }
 
+    #[expect(clippy::too_many_lines, reason = "an arm for each action")]
     fn execute(&mut self, index: usize, uid: &str, action: Action, faults: bool) {
         let now = self.now;
         let fails = faults && self.seed.one_in(6);

@@ -455,6 +455,7 @@ impl PodView {
     }
 
     /// Takes in one fact. Gives back the events that it is worth.
+    #[expect(clippy::too_many_lines, reason = "an arm for each fact")]
     pub fn apply(&mut self, fact: Fact, now: Timestamp) -> Vec<PodEvent> {
         let mut events = Vec::new();
         let mut record = |warning, reason, message: String, container: Option<&str>| {

@@ -68,17 +68,7 @@ pub(super) async fn execute(
     early: mpsc::Sender<Fact>,
 ) -> Outcome {
     match action {
-        Action::Remember => {
-            let disk = kubelet.disk.clone();
-            let result = tokio::task::spawn_blocking(move || {
-                disk.write_pod(&context.uid, &context.pod).and_then(|()| disk.write_tombstone(&context.uid))
-            });
-            let done = matches!(result.await, Ok(Ok(())));
-            if !done {
-                tracing::error!("the note that a pod was recorded to stop could not be written; is the disk full?");
-            }
-            Fact::Remembered(done).into()
-        }
+        Action::Remember => remember(&kubelet, context).await,
         Action::EnsureVolume { name } => ensure_volume(&kubelet, &context, name).await,
         Action::EnsureSandbox => match ensure_sandbox(&kubelet, &context).await {
             Ok(sandbox) => {
@@ -113,20 +103,7 @@ pub(super) async fn execute(
             stop(&kubelet, &context, &container, attempt, deadline, pre_stop, &early).await
         }
         Action::RemoveContainer { container, attempt } => {
-            match kubelet.runtime.remove_container(&container_id(&context.uid, &container, attempt)).await {
-                Ok(()) => {
-                    let (disk, of, name) = (kubelet.disk.clone(), context.clone(), container.clone());
-                    let removed = tokio::task::spawn_blocking(move || {
-                        files::forget_attempt(&disk, &of.uid, &name, attempt);
-                        disk.remove_logs(&of.namespace, &of.name, &of.uid, &name, attempt)
-                    });
-                    if let Ok(Err(error)) = removed.await {
-                        tracing::warn!(pod = %context.name, %error, "old logs could not be removed");
-                    }
-                    Outcome::default()
-                }
-                Err(error) => failed(&context, "a container could not be removed", &error),
-            }
+            remove_container(&kubelet, &context, container, attempt).await
         }
         Action::RemoveSandbox => remove_sandbox(&kubelet, &context).await,
         Action::Unmount => match kubelet.volumes.unmount_pod(&context.uid).await {
@@ -134,19 +111,47 @@ pub(super) async fn execute(
             Err(error) => failed(&context, "a volume could not be unmounted", &error),
         },
         Action::ConfirmDeletion => confirm_deletion(&kubelet, &context).await,
-        Action::Forget => {
-            let disk = kubelet.disk.clone();
-            let of = context.clone();
-            match tokio::task::spawn_blocking(move || disk.forget(&of.namespace, &of.name, &of.uid)).await {
-                Ok(Ok(())) => {
-                    kubelet.deadlines.forget(&context.uid);
-                    kubelet.probed.forget(&context.uid);
-                    Outcome { ended: true, ..Outcome::default() }
-                }
-                Ok(Err(error)) => failed(&context, "a pod's folder could not be removed", &error),
-                Err(error) => failed(&context, "a pod's folder could not be removed", &error),
-            }
+        Action::Forget => forget(&kubelet, &context).await,
+    }
+}
+
+async fn remember(kubelet: &Kubelet, context: PodContext) -> Outcome {
+    let disk = kubelet.disk.clone();
+    let result = tokio::task::spawn_blocking(move || {
+        disk.write_pod(&context.uid, &context.pod).and_then(|()| disk.write_tombstone(&context.uid))
+    });
+    let done = matches!(result.await, Ok(Ok(())));
+    if !done {
+        tracing::error!("the note that a pod was recorded to stop could not be written; is the disk full?");
+    }
+    Fact::Remembered(done).into()
+}
+
+async fn remove_container(kubelet: &Kubelet, context: &PodContext, container: String, attempt: u32) -> Outcome {
+    if let Err(error) = kubelet.runtime.remove_container(&container_id(&context.uid, &container, attempt)).await {
+        return failed(context, "a container could not be removed", &error);
+    }
+    let (disk, of) = (kubelet.disk.clone(), context.clone());
+    let removed = tokio::task::spawn_blocking(move || {
+        files::forget_attempt(&disk, &of.uid, &container, attempt);
+        disk.remove_logs(&of.namespace, &of.name, &of.uid, &container, attempt)
+    });
+    if let Ok(Err(error)) = removed.await {
+        tracing::warn!(pod = %context.name, %error, "old logs could not be removed");
+    }
+    Outcome::default()
+}
+
+async fn forget(kubelet: &Kubelet, context: &PodContext) -> Outcome {
+    let (disk, of) = (kubelet.disk.clone(), context.clone());
+    match tokio::task::spawn_blocking(move || disk.forget(&of.namespace, &of.name, &of.uid)).await {
+        Ok(Ok(())) => {
+            kubelet.deadlines.forget(&context.uid);
+            kubelet.probed.forget(&context.uid);
+            Outcome { ended: true, ..Outcome::default() }
         }
+        Ok(Err(error)) => failed(context, "a pod's folder could not be removed", &error),
+        Err(error) => failed(context, "a pod's folder could not be removed", &error),
     }
 }
 

@@ -83,6 +83,16 @@ struct Pipes {
     console: Option<OwnedFd>,
 }
 
+/// What the container was given is still mounted in it.
+fn check_volumes(pid: i32, config: &ShimConfig) -> Result<(), String> {
+    let missing = mounts::missing(pid, &config.devices)
+        .map_err(|error| format!("cannot read what is mounted in the container: {error}"))?;
+    match missing {
+        Some(device) => Err(format!("the file system of a volume (device {device}) is not mounted any more")),
+        None => Ok(()),
+    }
+}
+
 /// None where the main process went away before it said `Go`.
 fn start(dir: &Path, config: &ShimConfig, cgroups: &Cgroups, control: &OwnedFd) -> Result<Option<Running>, String> {
     // Forked from a process that has nothing open yet, and no threads.
@@ -141,11 +151,7 @@ fn start(dir: &Path, config: &ShimConfig, cgroups: &Cgroups, control: &OwnedFd) 
     let pidfd = process::pidfd_open(pid)
         .and_then(process::private)
         .map_err(|error| format!("cannot watch process {pid}: {error}"))?;
-    let missing = mounts::missing(pid, &config.devices)
-        .map_err(|error| format!("cannot read what is mounted in the container: {error}"))?;
-    if let Some(device) = missing {
-        return Err(format!("the file system of a volume (device {device}) is not mounted any more"));
-    }
+    check_volumes(pid, config)?;
     let stdio = stdio_of(&mut pipes)?;
     // Only now: dispositions are inherited, and the container's process must not ignore anything.
     process::ignore_terminal_signals();

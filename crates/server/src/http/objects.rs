@@ -85,6 +85,37 @@ impl Job {
         };
         dispatch(&call, self.verb, self.body.clone()).await
     }
+
+    /// Does the work, and does it again when the webhooks that it found to be asked have answered.
+    async fn perform(self: Arc<Self>, user: &str, is_heavy: bool) -> Result<Response<Body>, Status> {
+        let (api, bounds) = (&self.server.api, &self.server.bounds);
+        let (is_large, is_huge) = (self.body.len() > LIGHT_BODY, self.body.len() > bounds::HUGE_BODY);
+        let pool = if is_huge { &bounds.huge } else { &bounds.heavy };
+        loop {
+            let answered = if is_heavy {
+                let (runtime, job, freed) = (tokio::runtime::Handle::current(), self.clone(), bounds.freed.clone());
+                let work = move || {
+                    let answered = runtime.block_on(job.run());
+                    if is_large {
+                        freed.notify_one();
+                    }
+                    answered
+                };
+                pool.run(user, work).await.map_err(bounds::refused)?
+            } else {
+                self.run().await
+            };
+            // No thread of the pool waits for a webhook.
+            if let Some(conversions) = self.conversions.as_ref().filter(|conversions| conversions.is_pending()) {
+                conversions.settle(api).await?;
+                continue;
+            }
+            match self.session.as_ref().filter(|session| session.is_suspended()) {
+                Some(session) => session.settle(api).await?,
+                None => return answered,
+            }
+        }
+    }
 }
 
 /// The longest `fieldManager`, in characters (upstream's).
@@ -175,44 +206,15 @@ pub async fn serve(
         || verb == "list" && media == Media::Protobuf;
     let session = if is_write { session(server, &requester) } else { None };
     let conversions = (is_write && convert::webhook(&target.kind).is_some()).then(Arc::<Conversions>::default);
-    let (is_large, is_huge) = (body.len() > LIGHT_BODY, body.len() > bounds::HUGE_BODY);
-    let pool = if is_huge { server.bounds.huge.clone() } else { server.bounds.heavy.clone() };
-    let (api, freed) = (server.api.clone(), server.bounds.freed.clone());
+    let deprecation = kinds::lifecycle::deprecation(&target.kind).map(str::to_owned);
     let server = server.clone();
     let job = Job { server, target, query, form, content_type, manager, requester, session, conversions, verb, body };
-    let (session, conversions, job) = (job.session.clone(), job.conversions.clone(), Arc::new(job));
-    loop {
-        let answered = if is_heavy {
-            let (runtime, job, freed) = (tokio::runtime::Handle::current(), job.clone(), freed.clone());
-            let work = move || {
-                let answered = runtime.block_on(job.run());
-                if is_large {
-                    freed.notify_one();
-                }
-                answered
-            };
-            pool.run(user, work).await.map_err(bounds::refused)?
-        } else {
-            job.run().await
-        };
-        // No thread of the pool waits for a webhook.
-        if let Some(conversions) = conversions.as_ref().filter(|conversions| conversions.is_pending()) {
-            conversions.settle(&api).await?;
-            continue;
-        }
-        match session.as_ref().filter(|session| session.is_suspended()) {
-            Some(session) => session.settle(&api).await?,
-            None => {
-                let mut response = respond::agreed(answered?, media);
-                let deprecation = kinds::lifecycle::deprecation(&job.target.kind).map(str::to_owned);
-                respond::warnings(&mut response, deprecation.as_slice());
-                return Ok(match socket {
-                    Some(socket) => socket.carry(response),
-                    None => response,
-                });
-            }
-        }
-    }
+    let mut response = respond::agreed(Arc::new(job).perform(user, is_heavy).await?, media);
+    respond::warnings(&mut response, deprecation.as_slice());
+    Ok(match socket {
+        Some(socket) => socket.carry(response),
+        None => response,
+    })
 }
 
 /// What webhooks are asked of a request in its sender's name; `None` where there is nobody to ask.

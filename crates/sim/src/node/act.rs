@@ -17,6 +17,7 @@ use crate::runtime::{Container, Directory, Mount, Sandbox as Made};
 
 impl Node {
     /// A task has come to its end.
+    #[expect(clippy::too_many_lines, reason = "an arm for each action")]
     pub(super) fn finish(&mut self, index: usize, key: Key, task: Task, around: &mut Around<'_>) {
         let action = match task {
             Task::WriteStatus(wanted) => return self.write_status(index, &wanted, around),
