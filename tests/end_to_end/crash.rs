@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use crate::harness::random::Random;
-use crate::harness::{Cluster, text};
+use crate::harness::{Cluster, ROOMY, text};
 
 /// How often the server is killed.
 const KILLS: usize = 20;
@@ -50,7 +50,8 @@ fn step(number: usize, random: &mut Random) -> Vec<String> {
 #[test]
 fn twenty_kills_lose_nothing_and_restart_nothing() {
     let mut random = Random::new();
-    let mut cluster = Cluster::new();
+    let mut cluster = Cluster::with_disk(ROOMY);
+    cluster.up();
     cluster.load(&["httpd"]);
     for manifest in ["httpd-service.yaml", "fast-sc.yaml", "httpd-ss.yaml"] {
         cluster.apply(&cluster.manifest(manifest));

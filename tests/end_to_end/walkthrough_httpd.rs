@@ -1,17 +1,14 @@
 //! Walkthrough 2: a StatefulSet of Apache httpd, step by step as a person would do it.
 
-use crate::harness::Cluster;
+use crate::harness::{Cluster, ROOMY};
 
 fn names(cluster: &Cluster, kind: &str) -> String {
     let listed = cluster.kubectl(&["get", kind, "-l", "app=httpd", "-o", "name"]);
     listed.split_whitespace().map(|name| name.rsplit('/').next().unwrap_or(name)).collect::<Vec<_>>().join(" ")
 }
 
-/// Five claims of 2 GiB have room on it, and the volumes that a deletion retained.
-const DISK: u64 = 16;
-
 fn start() -> Cluster {
-    let mut cluster = Cluster::with_disk(DISK);
+    let mut cluster = Cluster::with_disk(ROOMY);
     cluster.up();
     cluster.load(&["httpd", "dnsutils"]);
     cluster.apply(&cluster.manifest("httpd-service.yaml"));

@@ -1,6 +1,6 @@
 //! Walkthrough 3: PostgreSQL as a Deployment, as a StatefulSet, and with replication.
 
-use crate::harness::{Cluster, text};
+use crate::harness::{Cluster, ROOMY, text};
 
 fn psql(cluster: &Cluster, pod: &str, sql: &str) -> String {
     cluster.exec(pod, &["psql", "-U", "postgres", "-h", "/run/postgresql", "-At", "-c", sql]).trim().to_owned()
@@ -237,7 +237,8 @@ fn step_4_replicas_clone_from_each_other_and_stream_from_the_primary() {
     // Passwords with all that could be taken for something else on their way.
     let example = example.replace("-password: postgres", r#"-password: "it's:\\ $(HOME)""#);
     let example = example.replace("-password: replicator", r#"-password: "'re:\\p' %s""#);
-    let mut set = Replication(Cluster::new());
+    let mut set = Replication(Cluster::with_disk(ROOMY));
+    set.0.up();
     set.0.load(&["postgres"]);
     set.0.apply(&example.replace("image: postgres:15", "image: test.local/postgres:1"));
     rolled_out(&set.0, "statefulset/pg");

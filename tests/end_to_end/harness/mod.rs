@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two looks at a condition that only kubectl can tell.
 const LOOK: Duration = Duration::from_millis(200);
+/// A disk on which the five claims that a walkthrough has at most have room, in GiB.
+pub const ROOMY: u64 = 16;
 /// Whatever else is on the disk that tests run on, it is none of a node's business.
 pub const ANY_DISK: &str = "--eviction-hard=";
 
