@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{cronjob, daemonset, deployment, endpointslicemirroring, ephemeral, garbagecollector, job, namespace};
 use super::{nodelifecycle, podgc, replicaset, replicationcontroller, serviceaccount, statefulset};
-use crate::decision::{Controller, Propagation, Write};
+use crate::decision::{Controller, Propagation, Waiting, Write};
 use crate::scheduler::tests::node;
 use crate::world::World;
 
@@ -117,6 +117,30 @@ fn x7_s12_pods_that_a_node_refuses_are_made_later_and_later() {
         // It is not tried less than every five minutes, and then all of them run at once.
         live(&mut world, 3600..3600 + 302, true);
         assert_eq!(running(&world), if *kind == DAEMON_SET { 1 } else { 3 }, "{}", kind.kind);
+    }
+}
+
+/// S12: who holds a refused pod back says so, is woken for the moment that it names, and makes the pod at that moment.
+#[test]
+fn s12_a_refused_pod_is_made_again_at_the_moment_that_was_named() {
+    for (controller, kind) in OWNERS.iter().zip([&REPLICA_SET, &REPLICATION_CONTROLLER, &DAEMON_SET, &STATEFUL_SET]) {
+        let mut world = World::default();
+        world.put(node("n1", json!({ "status": { "conditions": [{ "type": "Ready", "status": "True" }] } })));
+        world.put(owner(kind));
+        live(&mut world, 0..100, false);
+        let key = ObjectKey::new("default", kind.kind.to_lowercase().as_str());
+        let decided = |at: Timestamp| (controller.reconcile)(&world.snapshot, &key, at);
+        let held = decided(at(100));
+        assert!(held.waiting.contains(&Waiting::Backoff), "{}: {:?}", kind.kind, held.waiting);
+        let then = held.wake_at.unwrap_or_else(|| panic!("{}: nobody wakes it", kind.kind));
+        assert!(then > at(100), "{}: {then}", kind.kind);
+        let makes_one = |write: &Write| match write {
+            Write::Create { kind, .. } | Write::Delete { kind, .. } => *kind == POD,
+            _ => false,
+        };
+        assert!(!held.writes.iter().any(makes_one), "{}: {:?}", kind.kind, held.writes);
+        let due = decided(then);
+        assert!(due.writes.iter().any(makes_one), "{}: {:?} {:?}", kind.kind, due.waiting, due.writes);
     }
 }
 

@@ -495,8 +495,8 @@ fn scale_in(o: &Observed, replicas: &Replicas, d: &mut Decision) {
         return delete_pod(o, highest.pod, d);
     }
     let unhealthy = |slot: &&Slot| slot.state != State::Available;
-    if let Some(slot) = replicas.slots.iter().find(unhealthy) {
-        d.waiting.push(Waiting::PredecessorNotReady { ordinal: slot.ordinal });
+    if replicas.slots.iter().any(|slot| unhealthy(&slot)) {
+        // `create` has said for whom.
         return;
     }
     let is_broken = |pod: &Pod| pods::never_ready(pod) || pods::in_back_off(pod);

@@ -84,16 +84,13 @@ impl History<'_> {
     fn object(&self, name: &str, hash: &str, number: i64) -> Value {
         let mut labels = self.template.metadata.as_ref().and_then(|meta| meta.labels.clone()).unwrap_or_default();
         labels.insert(self.hash_label.to_owned(), hash.to_owned());
-        let mut metadata = json!({
-            "namespace": self.set.namespace, "name": name, "labels": labels,
-            "ownerReferences": [controller_reference(self.kind, self.set)],
-        });
-        if let Some(annotations) = self.set.annotations.as_ref().filter(|annotations| !annotations.is_empty()) {
-            metadata["annotations"] = json!(annotations);
-        }
         json!({
             "apiVersion": CONTROLLER_REVISION.api_version(), "kind": CONTROLLER_REVISION.kind,
-            "metadata": metadata, "data": super::data(self.template), "revision": number,
+            "metadata": {
+                "namespace": self.set.namespace, "name": name, "labels": labels, "annotations": self.set.annotations,
+                "ownerReferences": [controller_reference(self.kind, self.set)],
+            },
+            "data": super::data(self.template), "revision": number,
         })
     }
 

@@ -268,6 +268,20 @@ fn claims_follow_the_retention_policy_and_nothing_else_s8() {
     assert_eq!(names(&world, &PERSISTENT_VOLUME_CLAIM).len(), 0);
 }
 
+/// S8: a claim without a pod does not wait until nothing else is to be written.
+#[test]
+fn s8_a_policy_that_was_taken_back_releases_all_claims_at_once() {
+    let policy = |deleted: &str| json!({"persistentVolumeClaimRetentionPolicy": {"whenDeleted": deleted}});
+    let mut world = world(policy("Delete"));
+    rest(&mut world);
+    world.patch(&STATEFUL_SET, "default", "web", json!({"spec": {"replicas": 1}}));
+    rest(&mut world);
+    world.patch(&STATEFUL_SET, "default", "web", json!({"spec": policy("Retain")}));
+    let decision = (statefulset::CONTROLLER.reconcile)(&world.snapshot, &key(), now());
+    let released = |write: &&Write| matches!(write, Write::Patch { kind, .. } if *kind == PERSISTENT_VOLUME_CLAIM);
+    assert_eq!(decision.writes.iter().filter(released).count(), 3, "{:?}", decision.writes);
+}
+
 #[test]
 fn a_pending_pod_gets_its_claim_again_s9() {
     let mut world = world(json!({}));

@@ -325,6 +325,21 @@ fn the_current_revision_moves_on_when_every_pod_is_new_and_ready_s6() {
     );
 }
 
+/// S6: of pods that are not available themselves one goes at a time, whatever is missing between them.
+#[test]
+fn s6_a_broken_pod_stays_while_any_above_it_is_not_there() {
+    let mut world = world(json!({"replicas": 4, "podManagementPolicy": "Parallel"}));
+    rest(&mut world);
+    for name in ["web-3", "web-1"] {
+        let_be(&mut world, name, Is::Unready);
+    }
+    world.patch(&POD, "default", "web-2", json!({"metadata": {"finalizers": ["x.io/held"]}}));
+    world.delete(&POD, "default", "web-2", None);
+    change(&mut world, image("good:2")["spec"].clone());
+    work(&mut world, now());
+    assert_eq!(going(&world), ["web-2", "web-3"]);
+}
+
 /// The status may be lost, with a set that was made again over its pods, or not be written yet.
 #[test]
 fn without_a_status_the_current_revision_is_the_oldest_that_a_pod_has_s6() {
@@ -342,7 +357,11 @@ fn without_a_status_the_current_revision_is_the_oldest_that_a_pod_has_s6() {
     world.remove(&POD, &ObjectKey::new("default", "web-1"));
     rest(&mut world);
     assert_eq!(shape(&world), "web-0=good:1 web-1=good:1 web-2=good:2");
-    // Nothing is held where nothing is rolled, or nothing is old.
+    // Nothing is held where the update goes down to the last pod, nothing is rolled, or nothing is old.
+    change(&mut world, json!({"updateStrategy": {"rollingUpdate": {"partition": 0}}}));
+    assert!(!decided(&world, now()).waiting.contains(&held));
+    change(&mut world, json!({"updateStrategy": {"rollingUpdate": {"partition": 2}}}));
+    assert!(decided(&world, now()).waiting.contains(&held));
     change(&mut world, json!({"updateStrategy": {"type": "OnDelete"}}));
     assert!(!decided(&world, now()).waiting.contains(&held));
     change(&mut world, json!({"updateStrategy": {"type": "RollingUpdate"}}));
