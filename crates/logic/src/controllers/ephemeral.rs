@@ -39,7 +39,7 @@ fn keys(before: &Snapshot, after: &Snapshot, change: &Change, wake: &mut dyn FnM
             let has_any = |pod: &Arc<Pod>| {
                 pod.spec.iter().flat_map(|spec| spec.volumes.iter().flatten()).any(|volume| volume.ephemeral.is_some())
             };
-            if (old.is_none() || change.new.is_none()) && old.into_iter().chain(new).any(has_any) {
+            if old.xor(new).is_some_and(has_any) {
                 wake(change.key.clone());
             }
         }
@@ -125,6 +125,12 @@ mod tests {
         assert_eq!(world.events.last(), Some(&format!("EphemeralVolume: {message}")));
         let decision = (CONTROLLER.reconcile)(&world.snapshot, &key, Timestamp::UNIX_EPOCH);
         assert_eq!(decision.waiting, [Waiting::OwnedByAnother { name: "a-theirs".to_owned() }], "its own is there");
+        // Among other volumes, and by the pod alone.
+        let mut mixed = World::default();
+        mixed.put(pod("a", json!({"spec": {"volumes": [{"name": "e", "emptyDir": {}}, {"name": "mine",
+            "ephemeral": {"volumeClaimTemplate": {"spec": {"accessModes": ["ReadWriteOnce"]}}}}]}})));
+        mixed.settle(&[CONTROLLER], Timestamp::UNIX_EPOCH);
+        assert!(!mixed.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "a-mine").is_null());
         // S9: whoever takes it away, it comes back while the pod is not finished.
         for (phase, expected) in [("Running", true), ("Failed", false)] {
             let mut world = world.clone();

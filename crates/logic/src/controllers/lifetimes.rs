@@ -184,21 +184,27 @@ fn a_dependent_goes_as_it_and_its_owner_ask_for() {
         assert_eq!(*propagation, expected, "{owner:?} {child} {has_dependent}");
     }
     // Only owners in a circle stop blocking each other: a dependent that waits for its own dependents in turn.
-    for (dependent, blocks, circle) in
-        [(going.clone(), true, true), (going, false, false), (with("foregroundDeletion"), true, false)]
-    {
+    let held = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["example.com/hold"]}});
+    for (dependent, blocks, circle) in [
+        (going.clone(), &[("a", true)][..], true),
+        (going.clone(), &[("a", true), ("gone", false)], true),
+        (going.clone(), &[("a", false)], false),
+        (going, &[("gone", true)], false),
+        (held, &[("a", true)], false),
+        (with("foregroundDeletion"), &[("a", true)], false),
+    ] {
         let mut world = World::default();
         let leaving = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z",
             "finalizers": ["foregroundDeletion"]}});
         world.put(object("a", &[("grand", true)]));
         world.patch(&CONFIG_MAP, "ns", "a", leaving);
-        world.put(object("child", &[("a", blocks)]));
+        world.put(object("child", blocks));
         world.put(object("grand", &[("child", true)]));
         world.patch(&CONFIG_MAP, "ns", "grand", dependent.clone());
         world.put(object("other", &[("child", true)]));
         let key = garbagecollector::key_for(&CONFIG_MAP, &ObjectKey::new("ns", "child"));
         let writes = (garbagecollector::CONTROLLER.reconcile)(&world.snapshot, &key, Timestamp::UNIX_EPOCH).writes;
-        assert_eq!(writes.len(), if circle { 2 } else { 1 }, "{dependent} {blocks}: {writes:?}");
+        assert_eq!(writes.len(), if circle { 2 } else { 1 }, "{dependent} {blocks:?}: {writes:?}");
         let Some(Write::Delete { resource_version, .. }) = writes.last() else { panic!("{writes:?}") };
         assert_eq!(resource_version.is_none(), circle, "the write before it makes another version");
     }
@@ -269,6 +275,49 @@ fn a8_a_namespace_on_its_way_out_is_emptied_and_says_how_far_it_is() {
     // A status that somebody took back is said again.
     world.patch(&NAMESPACE, "", "ns", json!({"status": {"phase": "Active"}}));
     assert_eq!(ask(&world, 4).writes.len(), 1);
+}
+
+/// What may not be deleted is said by the driver, which is refused; it is true as long as anything was not told to go.
+#[test]
+fn s12_a_namespace_says_what_of_it_may_not_be_deleted_until_all_of_it_is_going() {
+    let at = Timestamp::from_second(9).unwrap();
+    let key = ObjectKey::new("", "ns");
+    let condition = |type_: &str, status: &str, message: &str| {
+        json!({"type": type_, "status": status, "reason": "R", "message": message,
+            "lastTransitionTime": "1970-01-01T00:00:01Z"})
+    };
+    let failure = condition(namespace::CONTENT_FAILURE, "True", "Failed to delete configmaps: not allowed");
+    let mut world = World::default();
+    world.put(json!({"kind": "Namespace", "spec": {"finalizers": ["kubernetes"]}, "status": {"conditions": [
+            condition("NamespaceContentRemaining", "True", "Some resources are remaining: pods. has 9"), failure]},
+        "metadata": {"name": "ns", "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["example.com/outer"]}}));
+    world.put(object("a", &[]));
+    world.patch(&CONFIG_MAP, "ns", "a", json!({"metadata": {"finalizers": []}}));
+    let said = |world: &World| -> Vec<String> {
+        let writes = (namespace::CONTROLLER.reconcile)(&world.snapshot, &key, at).writes;
+        let is_status = |write: &&Write| matches!(write, Write::Patch { status: true, .. });
+        let Some(Write::Patch { patch, .. }) = writes.iter().find(is_status) else { panic!("{writes:?}") };
+        let all = patch["status"]["conditions"].as_array().unwrap().iter();
+        all.map(|one| format!("{} {}", one["status"].as_str().unwrap(), one["message"].as_str().unwrap())).collect()
+    };
+    assert_eq!(
+        said(&world)[2..],
+        [
+            "True Failed to delete configmaps: not allowed",
+            "True Some resources are remaining: configmaps. has 1 resource instances",
+            "False All content-preserving finalizers finished",
+        ]
+    );
+    let leaving = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x.io/held"]}});
+    world.patch(&CONFIG_MAP, "ns", "a", leaving);
+    assert_eq!(
+        said(&world)[2..],
+        [
+            "False All content successfully deleted, may be waiting on finalization",
+            "True Some resources are remaining: configmaps. has 1 resource instances",
+            "True Some content in the namespace has finalizers remaining: x.io/held in 1 resource instances",
+        ]
+    );
 }
 
 #[test]

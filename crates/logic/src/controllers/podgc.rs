@@ -233,6 +233,28 @@ mod tests {
         assert!(!run(&mut world, 100_001));
     }
 
+    /// S12: the change of the pod alone is enough: one that was made for a node that is gone, one whose node came back
+    /// in the moment in which it was marked, one that is told to go.
+    #[test]
+    fn s12_a_pod_is_looked_at_whenever_it_changes_itself() {
+        let condition = |world: &World| world.get(&kinds::POD, "default", "a")["status"]["conditions"].clone();
+        let mut lost = World::default();
+        lost.put(pod("a", json!({"spec": {"nodeName": "n1"}, "status": {"phase": "Running"}})));
+        lost.settle(&[CONTROLLER], at(5));
+        assert_eq!(condition(&lost)[0]["reason"], REASON);
+        let decision = (CONTROLLER.reconcile)(&lost.snapshot, &ObjectKey::new("default", "a"), at(6));
+        assert_eq!((decision.waiting, decision.wake_at), (vec![Waiting::Backoff], Some(at(45))));
+        let mut back = world();
+        back.settle(&[CONTROLLER], at(5));
+        back.patch(&kinds::POD, "default", "a", json!({"status": {"conditions": condition(&lost)}}));
+        back.settle(&[CONTROLLER], at(5));
+        assert_eq!(condition(&back), json!([]));
+        // Why and since when it was lost stays with the pod that ends of it.
+        lost.patch(&kinds::POD, "default", "a", json!({"metadata": {"finalizers": ["x.io/held"]}}));
+        run(&mut lost, 45);
+        assert_eq!(condition(&lost)[0]["lastTransitionTime"], json!(at(5).to_string()));
+    }
+
     /// S12: what was never bound and is told to go is seen to go, by the change of the pod alone.
     #[test]
     fn s12_an_unscheduled_pod_that_is_deleted_ends() {
@@ -250,6 +272,8 @@ mod tests {
         let mut world = world();
         let node = world.get(&kinds::NODE, "", "n1");
         world.remove(&kinds::NODE, &ObjectKey::new("", "n1"));
+        let first = (CONTROLLER.reconcile)(&world.snapshot, &ObjectKey::new("default", "a"), at(0));
+        assert_eq!(first.waiting, [Waiting::Backoff]);
         assert!(run(&mut world, 0) && run(&mut world, 39));
         world.put(node);
         assert!(run(&mut world, 39));

@@ -190,10 +190,18 @@ fn x7_pods_that_have_ended_go_when_they_are_too_many() {
         pod
     };
     let mut world = World::default();
-    (0..60).for_each(|number| world.put(ended(number, "", true)));
+    for number in 0..60 {
+        let mut pod = ended(number, "", true);
+        // Whatever their names are.
+        pod["metadata"]["name"] = json!(format!("p{:05}", 99 - number));
+        world.put(pod);
+    }
     world.settle(&[podgc::CONTROLLER], at(0));
     let left: Vec<&str> = world.all(&POD).map(|pod| pod["metadata"]["name"].as_str().unwrap()).collect();
-    assert_eq!((left.len(), left[0]), (50, "p00010"), "the oldest go");
+    assert_eq!((left.len(), left[0], left[49]), (50, "p00040", "p00089"), "the oldest go");
+    (0..600).for_each(|number| world.put(ended(number, "", true)));
+    let all = (podgc::CONTROLLER.reconcile)(&world.snapshot, &ObjectKey::new("", "set"), at(0)).writes;
+    assert_eq!(all.len(), 500, "not all of them in one transaction");
 
     let mut world = World::default();
     (0..12_503).for_each(|number| world.put(ended(number, if number == 9_000 { "Evicted" } else { "" }, false)));

@@ -111,6 +111,14 @@ mod tests {
             (json!([taint("k")]), json!([for_seconds(300), for_seconds(60), {"operator": "Exists"}]), "leaves"),
             (json!([taint("k"), taint("other")]), json!([for_seconds(300)]), "leaves"),
             (json!([taint("k")]), json!([for_seconds(-5)]), "leaves"),
+            // By a clock that is ahead: what is not tolerated at all does not wait for it.
+            (
+                json!([{"key": "k", "effect": "NoExecute", "timeAdded": "2026-01-01T00:00:00Z"}]),
+                json!([for_seconds(0)]),
+                "leaves",
+            ),
+            (json!([{"key": "k", "effect": "NoSchedule"}]), json!([]), "stays"),
+            (json!([{"key": "k", "effect": "PreferNoSchedule"}]), json!([]), "stays"),
         ];
         let now = Timestamp::from_second(100).unwrap();
         for (taints, tolerations, expected) in table {
@@ -129,6 +137,43 @@ mod tests {
                 (other, _) => format!("{other:?}"),
             };
             assert_eq!(shown, expected, "{taints} {tolerations}");
+            let events: Vec<String> =
+                decision.events.iter().map(|event| format!("{}: {}", event.reason, event.message)).collect();
+            let told = "TaintManagerEviction: Marking for deletion Pod default/a";
+            assert_eq!(events, if expected == "leaves" { vec![told] } else { vec![] }, "{taints} {tolerations}");
+            // One that goes already, or has ended, is left as it is.
+            for over in [
+                json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x.io/held"]}}),
+                json!({"status": {"phase": "Succeeded"}}),
+            ] {
+                let mut world = world.clone();
+                world.patch(&kinds::POD, "default", "a", over);
+                let decision = (CONTROLLER.reconcile)(&world.snapshot, &ObjectKey::new("default", "a"), now);
+                assert_eq!((decision.writes, decision.wake_at), (vec![], None), "{taints} {tolerations}");
+            }
         }
+    }
+
+    /// S12: a node that is tainted, and a pod that comes to one that is, are each seen by themselves.
+    #[test]
+    fn s12_a_taint_and_a_pod_find_each_other_whichever_comes_first() {
+        let tainted = json!({"spec": {"taints": [{"key": "k", "effect": "NoExecute"}]}});
+        let now = Timestamp::from_second(100).unwrap();
+        let leaves = |world: &World| !world.get(&kinds::POD, "default", "a")["metadata"]["deletionTimestamp"].is_null();
+        let on_n1 = || pod("a", json!({"spec": {"nodeName": "n1"}}));
+        let mut world = World::default();
+        world.put(node("n1", json!({})));
+        world.put(on_n1());
+        world.settle(&[CONTROLLER], now);
+        assert!(!leaves(&world));
+        world.patch(&kinds::NODE, "", "n1", tainted.clone());
+        world.settle(&[CONTROLLER], now);
+        assert!(leaves(&world));
+        let mut world = World::default();
+        world.put(node("n1", tainted));
+        world.settle(&[CONTROLLER], now);
+        world.put(on_n1());
+        world.settle(&[CONTROLLER], now);
+        assert!(leaves(&world));
     }
 }
