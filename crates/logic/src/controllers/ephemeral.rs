@@ -127,8 +127,11 @@ mod tests {
         assert_eq!(decision.waiting, [Waiting::OwnedByAnother { name: "a-theirs".to_owned() }], "its own is there");
         // Among other volumes, and by the pod alone.
         let mut mixed = World::default();
-        mixed.put(pod("a", json!({"spec": {"volumes": [{"name": "e", "emptyDir": {}}, {"name": "mine",
-            "ephemeral": {"volumeClaimTemplate": {"spec": {"accessModes": ["ReadWriteOnce"]}}}}]}})));
+        mixed.put(pod(
+            "a",
+            json!({"spec": {"volumes": [{"name": "e", "emptyDir": {}}, {"name": "mine",
+            "ephemeral": {"volumeClaimTemplate": {"spec": {"accessModes": ["ReadWriteOnce"]}}}}]}}),
+        ));
         mixed.settle(&[CONTROLLER], Timestamp::UNIX_EPOCH);
         assert!(!mixed.get(&kinds::PERSISTENT_VOLUME_CLAIM, "default", "a-mine").is_null());
         // S9: whoever takes it away, it comes back while the pod is not finished.

@@ -212,7 +212,7 @@ fn delete(decision: &mut Decision, volume: &PersistentVolume, now: Timestamp) {
 fn recycle(decision: &mut Decision, observed: &Observed, claim_uid: &str) {
     let volume = observed.volume;
     let is = |name: &str, value: &str| volume::annotation(&volume.metadata, name) == value;
-    if is(RECYCLED, claim_uid) && is(RECYCLE, claim_uid) {
+    if is(RECYCLED, claim_uid) {
         // Empty: free again. The phase follows when the claimRef is gone, by the next decision.
         let nothing =
             json!({(RECYCLE): null, (RECYCLE_ON): null, (RECYCLED): null, (volume::BOUND_BY_CONTROLLER): null});

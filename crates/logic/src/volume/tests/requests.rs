@@ -32,6 +32,9 @@ fn v10_an_image_has_the_new_size_only_when_its_node_has_made_it() {
     note(&mut world, &name, json!({growth::RESIZE_ERROR: "no space left"}));
     assert_eq!(conditions(&world), ["FileSystemResizePending", "NodeResizeError"]);
     assert_eq!(status(&world)["conditions"][1]["message"], "no space left");
+    let key = ObjectKey::new("default", "data");
+    let again = (persistentvolumeclaim::CONTROLLER.reconcile)(&world.snapshot, &key, Timestamp::UNIX_EPOCH);
+    assert!(again.events.is_empty(), "told once: {:?}", again.events);
     assert_eq!(status(&world)["allocatedResourceStatuses"]["storage"], "NodeResizeInProgress");
     // The user thinks better of it, which recovers what cannot be made.
     ask(&mut world, "2Gi");

@@ -1,6 +1,7 @@
 //! S12: claims that wait, and what each of them waits for. Nothing but the change itself asks for the decision, and
 //! nothing is left to do afterwards.
 
+use crate::decision::Waiting;
 use mainstay_api::object;
 
 use super::pending::with;
@@ -193,6 +194,32 @@ fn v4_a_claim_that_names_a_copy_that_is_not_made_waits_for_it() {
         assert_eq!(bound_to(&world, "data"), if is_old { "Bound v" } else { "Pending v" });
         note(&mut world, "v", json!({(MADE_ON): "n1"}));
         assert_eq!(bound_to(&world, "data"), "Bound v");
+    }
+}
+
+/// What a claim waits for that names, or finds, a volume which is still to be made; a volume that is another claim's is
+/// not waited for.
+#[test]
+fn s12_a_claim_says_whether_it_waits_for_its_volume_to_be_made() {
+    let unmade = json!({"metadata": {"annotations": {(source::COPY_OF): "pvc-1"}}});
+    let theirs = json!({"spec": {"claimRef": {"namespace": "default", "name": "other", "uid": "x"}}});
+    let own = json!({"spec": {"claimRef": {"namespace": "default", "name": "data", "uid": "u"}}});
+    let names = json!({"spec": {"volumeName": "v"}});
+    let key = ObjectKey::new("default", "data");
+    for (volume, over, waiting, events) in [
+        (with(unmade.clone(), own.clone()), json!({}), vec![Waiting::NoVolume], vec![]),
+        (own, json!({}), vec![], vec![]),
+        (with(unmade, theirs.clone()), names.clone(), vec![Waiting::NoVolume], vec!["FailedBinding"]),
+        (theirs, names, vec![Waiting::NoVolume], vec!["FailedBinding"]),
+    ] {
+        let mut world = World::default();
+        world.put(node("n1", json!({})));
+        world.put(with(static_volume("v", "5Gi", "Retain"), volume.clone()));
+        let data = with(claim("data", Some(""), "ReadWriteOnce"), json!({"metadata": {"uid": "u"}}));
+        world.put(with(data, over.clone()));
+        let decision = (persistentvolumeclaim::CONTROLLER.reconcile)(&world.snapshot, &key, Timestamp::UNIX_EPOCH);
+        let told: Vec<_> = decision.events.iter().map(|event| event.reason).collect();
+        assert_eq!((decision.waiting, told), (waiting, events), "{volume} {over}");
     }
 }
 

@@ -133,6 +133,75 @@ fn a_group_is_ready_when_all_its_members_are() {
     assert_eq!((contents(&world).len(), count(&world, "GroupSnapshotContentMissing")), (0, 1));
 }
 
+/// What it waits for and what it writes at each step, in single decisions.
+#[test]
+fn s12_a_group_says_that_it_waits_and_makes_only_what_is_missing() {
+    let decided =
+        |world: &World| (CONTROLLER.reconcile)(&world.snapshot, &ObjectKey::new("default", "g"), Timestamp::UNIX_EPOCH);
+    let mut world = ready_world(2);
+    let object = world.get(&kinds::VOLUME_GROUP_SNAPSHOT, "default", "g");
+    assert_eq!(object["spec"]["volumeGroupSnapshotClassName"], "one", "the default is written down");
+    let uid = object["metadata"]["uid"].as_str().unwrap();
+    let name = contents(&world)[0]["metadata"]["name"].as_str().unwrap().to_owned();
+    assert_eq!(name, format!("groupsnapcontent-{uid}"), "of this group alone, whatever was of its name before");
+    assert_eq!(decided(&world).waiting, [Waiting::Missing { what: "the copies".to_owned() }]);
+    // Which content it has is written again where that was lost.
+    world.patch(
+        &kinds::VOLUME_GROUP_SNAPSHOT,
+        "default",
+        "g",
+        json!({"status": {"boundVolumeGroupSnapshotContentName": null}}),
+    );
+    settle(&mut world);
+    assert_eq!(status(&world, "g")["boundVolumeGroupSnapshotContentName"], name.as_str());
+    // Copies of which one is still being made, and another was tried twice.
+    let copies: Vec<Value> = (0..2)
+        .map(|index| json!({"volumeHandle": format!("pv-c0{index}"), "snapshotHandle": format!("n1/snapshot-{index}")}))
+        .collect();
+    let said = json!({"readyToUse": false, "volumeSnapshotInfoList": copies});
+    world.patch(&kinds::VOLUME_GROUP_SNAPSHOT_CONTENT, "", &name, json!({ "status": said }));
+    let made = |world: &World| {
+        let is_new = |write: &&Write| matches!(write, Write::Create { .. });
+        decided(world).writes.iter().filter(is_new).count()
+    };
+    assert_eq!(made(&world), 4);
+    world.settle(&[CONTROLLER], Timestamp::UNIX_EPOCH);
+    let member = world.all(&kinds::VOLUME_SNAPSHOT).next().map(ObjectKey::of).unwrap();
+    world.remove(&kinds::VOLUME_SNAPSHOT, &member);
+    assert_eq!(made(&world), 1, "the content of the member that is gone is there");
+    world.settle(&[CONTROLLER], Timestamp::UNIX_EPOCH);
+    let content = world.all(&kinds::VOLUME_SNAPSHOT_CONTENT).next().map(ObjectKey::of).unwrap();
+    world.remove(&kinds::VOLUME_SNAPSHOT_CONTENT, &content);
+    assert_eq!(made(&world), 1, "and the other way round");
+    settle(&mut world);
+    for content in world.all(&kinds::VOLUME_SNAPSHOT_CONTENT).map(ObjectKey::of).collect::<Vec<_>>() {
+        let ready = json!({"status": {"snapshotHandle": "n1/snapshot-0", "readyToUse": true}});
+        world.patch(&kinds::VOLUME_SNAPSHOT_CONTENT, "", &content.name, ready);
+    }
+    settle(&mut world);
+    assert_eq!(
+        status(&world, "g")["readyToUse"],
+        false,
+        "the members are, and the copies as a whole are not said to be"
+    );
+    let done = json!({"readyToUse": true, "error": {"message": "tried again"}});
+    world.patch(&kinds::VOLUME_GROUP_SNAPSHOT_CONTENT, "", &name, json!({ "status": done }));
+    settle(&mut world);
+    assert_eq!((&status(&world, "g")["readyToUse"], message(&world).as_str()), (&json!(true), ""));
+    assert_eq!(decided(&world).waiting, []);
+    // An error that stands there without a word on whether it is ready.
+    let mut world = World::default();
+    let mut object = group("g", "db");
+    object["metadata"]["finalizers"] = json!([FINALIZER]);
+    world.put(object);
+    settle(&mut world);
+    let failed = status(&world, "g");
+    assert_eq!(failed["readyToUse"], false);
+    world.patch(&kinds::VOLUME_GROUP_SNAPSHOT, "default", "g", json!({"status": {"readyToUse": null}}));
+    settle(&mut world);
+    assert_eq!(status(&world, "g"), failed);
+}
+
 /// V3: a group takes along its own content, where the policy says so, and nothing of others.
 #[test]
 fn v3_a_group_that_goes_takes_its_own_along() {

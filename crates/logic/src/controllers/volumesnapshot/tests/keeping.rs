@@ -184,6 +184,12 @@ fn a_content_of_another_driver_is_protected_and_not_looked_into() {
     assert_eq!(get(&world, "ours")["metadata"]["finalizers"], json!([CONTENT_FINALIZER, LOCAL_PATH_FINALIZER]));
     let told = |event: &&String| event.starts_with("SnapshotContentCheckandUpdateFailed: ");
     assert_eq!(world.events.iter().filter(told).count(), 1);
+    // One that has somebody else's gets both.
+    let theirs = json!({"metadata": {"finalizers": ["example.com/backup"]}});
+    world.put(content("held", handle("n1/snapshot-8"), theirs));
+    quiet(&mut world);
+    let finalizers = json!(["example.com/backup", CONTENT_FINALIZER, LOCAL_PATH_FINALIZER]);
+    assert_eq!(get(&world, "held")["metadata"]["finalizers"], finalizers);
     // One that has all finalizers and names its node already is not written.
     let finalizers = json!({"metadata": {"finalizers": [CONTENT_FINALIZER, LOCAL_PATH_FINALIZER], "annotations":
         {(SNAPSHOT_ON): "n1"}}});
@@ -240,6 +246,61 @@ fn a_snapshot_says_what_its_content_says() {
             }
         }
     }
+}
+
+/// S12: it is said what a snapshot waits for, and what is lost of its status comes back.
+#[test]
+fn s12_a_snapshot_says_what_it_waits_for() {
+    let decided = |world: &World, name: &str| {
+        (CONTROLLER.reconcile)(&world.snapshot, &ObjectKey::new("default", name), Timestamp::UNIX_EPOCH)
+    };
+    let mut world = with_data();
+    world.put(class("fast", BUILT_IN[0], true));
+    settle(&mut world);
+    node_works(&mut world);
+    world.put(snapshot("s", json!({"persistentVolumeClaimName": "data"})));
+    settle(&mut world);
+    // What is made for it is whole from the first: protected, and of the volume.
+    let made = world.log.iter().find_map(|(_, write)| match write {
+        Write::Create { kind, object } if *kind == kinds::VOLUME_SNAPSHOT_CONTENT => Some(object),
+        _ => None,
+    });
+    let made = made.expect("a content");
+    assert_eq!(made["metadata"]["finalizers"], json!([CONTENT_FINALIZER, LOCAL_PATH_FINALIZER]), "V3");
+    let volume = volume_of(&world, "data")["metadata"]["name"].clone();
+    assert_eq!(made["spec"]["source"], json!({ "volumeHandle": volume }));
+    assert_eq!(decided(&world, "s").waiting, [Waiting::Missing { what: "the copy".to_owned() }]);
+    let bound = status(&world, "s");
+    world.patch(
+        &kinds::VOLUME_SNAPSHOT,
+        "default",
+        "s",
+        json!({"status": {"boundVolumeSnapshotContentName": null, "readyToUse": false}}),
+    );
+    settle(&mut world);
+    assert_eq!(status(&world, "s"), bound);
+    node_works(&mut world);
+    assert_eq!(decided(&world, "s").waiting, []);
+    // On its way out it waits for who restores from it, and then for its copy.
+    world.put(claim("restored", "1Gi", from_snapshot("s")));
+    settle(&mut world);
+    world.delete(&kinds::VOLUME_SNAPSHOT, "default", "s", None);
+    settle(&mut world);
+    assert_eq!(decided(&world, "s").waiting, [Waiting::InUse], "a restore");
+    world.put(user("r", "restored"));
+    settle(&mut world);
+    node_works(&mut world);
+    assert_eq!(decided(&world, "s").waiting, [Waiting::InUse], "the node's work");
+    // What is wrong is told once, and stays said.
+    world.put(snapshot("lost", json!({"persistentVolumeClaimName": "nobody"})));
+    settle(&mut world);
+    let failed = status(&world, "lost");
+    assert_eq!(failed["readyToUse"], false);
+    let told = |world: &World| world.events.iter().filter(|event| event.contains("nobody")).count();
+    assert_eq!(told(&world), 1, "{:?}", world.events);
+    world.patch(&kinds::VOLUME_SNAPSHOT, "default", "lost", json!({"status": {"readyToUse": null}}));
+    settle(&mut world);
+    assert_eq!(status(&world, "lost"), failed);
 }
 
 /// A content is bound to the snapshot that it names, and only as what it was made for.
