@@ -94,9 +94,7 @@ fn parameters(class: &StorageClass) -> Result<Parameters<'_>, String> {
             "server" => found.server = value,
             "share" => found.share = value,
             "subDir" | "pathPattern" => found.sub_dir = Some(value.as_str()).filter(|value| !value.is_empty()),
-            "onDelete" if ["delete", "retain", "archive"].contains(&value.as_str()) => {
-                (found.on_delete, archive) = (value, false)
-            }
+            "onDelete" if ["delete", "retain", "archive"].contains(&value.as_str()) => found.on_delete = value,
             "archiveOnDelete" if ["true", "false"].contains(&value.as_str()) => archive &= value == "true",
             "mountPermissions" if value == "0" => {}
             "mountPermissions" if u32::from_str_radix(value, 8).is_ok_and(|mode| mode <= 0o7777) => found.mode = value,
@@ -233,9 +231,6 @@ pub enum Task {
 
 /// What is to be done for a volume, by whichever node.
 fn due(volume: &PersistentVolume) -> Option<Task> {
-    if !is_ours(volume) {
-        return None;
-    }
     if volume.metadata.deletion_timestamp.is_some() {
         // While another finalizer holds it, it may still be in use (V2).
         let last = volume.metadata.finalizers.as_deref() == Some(&[FINALIZER.to_owned()]);

@@ -17,6 +17,7 @@ mod folders;
 mod pending;
 mod reclaim;
 mod requests;
+mod sources;
 mod waking;
 
 fn claim(name: &str, class: Option<&str>, mode: &str) -> Value {

@@ -158,6 +158,7 @@ fn v10_a_nodes_room_is_what_it_says_less_what_was_promised() {
     world.put(node("n1", with(says(100), json!({"metadata": {"labels": {"zone": "a"}}}))));
     world.put(node("n2", says(10)));
     world.put(node("n3", json!({})));
+    world.put(node("n4", says(0)));
     let zone = |zone: &str| affinity(json!([{"matchExpressions": [expression("zone", "In", &[zone])]}]));
     for (name, gib, annotations, place) in [
         ("tied", 10, json!({SIZE: "image"}), tied("n1")),
@@ -167,6 +168,7 @@ fn v10_a_nodes_room_is_what_it_says_less_what_was_promised() {
         ("zone-b", 7, json!({SIZE: "image"}), zone("b")),
         ("anywhere", 20, json!({}), json!({})),
         ("elsewhere", 11, json!({SIZE: "image"}), tied("n2")),
+        ("promised", 1, json!({SIZE: "image", room::OVERCOMMIT: "true"}), tied("n4")),
     ] {
         let volume = json!({"kind": "PersistentVolume", "metadata": {"name": name, "annotations": annotations},
             "spec": {"capacity": {"storage": format!("{gib}Gi")}}});
@@ -190,7 +192,19 @@ fn v10_a_nodes_room_is_what_it_says_less_what_was_promised() {
     let grows = |name: &str, bytes: i64| room::can_grow(snapshot, volume(name), bytes);
     assert!(grows("tied", 82 * GIB) && !grows("tied", 82 * GIB + 1) && !grows("elsewhere", 1));
     assert!(grows("plain", 900 * GIB), "nothing was promised");
+    assert!(grows("promised", 900 * GIB), "its class promises more than there is");
     assert!(grows("zone-b", 900 * GIB), "no node says anything");
+    // Whether there is room for more is asked of our own nodes for our own volumes.
+    let mut larger = volume("elsewhere").clone();
+    let claim = claim_with(asking("12Gi"));
+    assert_eq!(growth::step(snapshot, &claim, &larger), Step::Done);
+    larger.metadata.annotations.get_or_insert_default().insert(PROVISIONED_BY.to_owned(), BUILT_IN[0].to_owned());
+    let step = growth::step(snapshot, &claim, &larger);
+    let Step::NoRoom(why) = &step else { panic!("{step:?}") };
+    let told = |claim: &PersistentVolumeClaim| growth::event(claim, &larger, &step).map(|event| event.message);
+    assert_eq!(told(&claim), Some(format!("resize volume \"elsewhere\" failed: {why}")));
+    let said = json!({"status": {"conditions": [{"type": "ControllerResizeError", "status": "True", "message": why}]}});
+    assert_eq!(told(&claim_with(with(asking("12Gi"), said))), None, "it says so already");
 
     for (parameters, counted) in [
         (json!({}), true),
@@ -235,6 +249,13 @@ fn v10_a_volume_takes_the_size_that_was_asked_for_where_that_can_be() {
         if let Some(Write::Patch { patch, .. }) = decision.as_ref().map(|decision| &decision.writes[0]) {
             assert_eq!(patch["spec"], json!({"capacity": {"storage": format!("{asked}Gi")}}), "{story}");
             assert_eq!(patch["metadata"]["annotations"], json!({(RESIZE_ERROR): null}), "{story}");
+        }
+        if let (Some(told), Some(_)) = (&told, &made) {
+            // What no node measures has the new size at once, whatever was noted before.
+            let mut plain = own.clone();
+            plain.metadata.annotations.as_mut().unwrap().insert(SIZE.to_owned(), "none".to_owned());
+            let plain = growth::expand(&claim, &plain, &step).map(|decision| decision.events.last().unwrap().reason);
+            assert_eq!(plain, told.contains(&"Resizing").then_some("VolumeResizeSuccessful"), "{story}");
         }
         let mut others = own.clone();
         others.metadata.annotations.as_mut().unwrap().insert(PROVISIONED_BY.to_owned(), "x.io/csi".to_owned());

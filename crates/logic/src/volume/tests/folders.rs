@@ -48,6 +48,8 @@ fn v3_v6_a_declared_folder_says_whose_it_is_and_what_becomes_of_it() {
         (json!({"archiveOnDelete": "true"}), nfs::PROVISIONER, json!({}), said("auto", "delete", "0777", "n1")),
         (json!({"csi.storage.k8s.io/fstype": "nfs"}), subdir, json!({}), said("auto", "archive", "0777", "n1")),
         (json!({"archiveOnDelete": "true"}), subdir, json!({}), said("auto", "archive", "0777", "n1")),
+        (json!({"archiveOnDelete": "false"}), subdir, json!({}), said("auto", "delete", "0777", "n1")),
+        (json!({"onDelete": "retain"}), subdir, json!({}), said("auto", "retain", "0777", "n1")),
         (
             json!({"archiveOnDelete": "true", "onDelete": "delete"}),
             subdir,
@@ -79,6 +81,19 @@ fn v3_v6_a_declared_folder_says_whose_it_is_and_what_becomes_of_it() {
 
 #[test]
 fn v6_a_class_or_claim_that_is_not_understood_gets_no_folder() {
+    let longest = json!({"parameters": {"share": format!("/{}", "x".repeat(255)), "subDir": "y".repeat(255)}});
+    assert_eq!(nfs::provisionable(&claim_with(json!({})), &class_with(longest)), Ok(()));
+    // The claim's own name is the last one, whatever is above it.
+    for (sub_dir, expected) in
+        [("a/${pv.metadata.name}", "/e/a/pvc-u-1"), ("${pv.metadata.name}/a", "/e/pvc-u-1/a/pvc-u-1")]
+    {
+        let class = class_with(json!({"parameters": {"subDir": sub_dir}}));
+        let mut world = World::default();
+        world.put(node("n1", json!({})));
+        let (write, _) = nfs::provision(&world.snapshot, &claim_with(json!({})), &class).unwrap();
+        let Write::Create { object, .. } = write else { panic!("{write:?}") };
+        assert_eq!(object["spec"]["nfs"]["path"], expected);
+    }
     let long = "x".repeat(256);
     for (parameters, why) in [
         (json!({"server": "a b"}), "is not the name or address of a server"),
@@ -101,6 +116,7 @@ fn v6_a_class_or_claim_that_is_not_understood_gets_no_folder() {
     let source = json!({"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": "s"});
     let no_data = "does not support data sources";
     for (spec, why) in [
+        (json!({"volumeMode": "Block"}), "does not support volume mode Block"),
         (json!({"dataSource": source}), no_data),
         (json!({"dataSourceRef": source}), no_data),
         (json!({"selector": {}}), "claim Selector is not supported"),

@@ -152,6 +152,25 @@ fn v3_one_node_empties_a_volume_for_one_claim() {
     }
 }
 
+/// S12: a volume that is to be emptied is among those that a node's coming wakes, whatever its phase says.
+#[test]
+fn s12_a_volume_that_waits_for_a_node_is_found() {
+    for (policy, phase, asked, waits) in [
+        ("Recycle", "Released", false, true),
+        ("Recycle", "Failed", true, true),
+        ("Recycle", "Failed", false, false),
+        ("Recycle", "Bound", false, false),
+        ("Retain", "Released", false, false),
+    ] {
+        let mut world = World::default();
+        let notes = if asked { json!({RECYCLE: "u"}) } else { json!({}) };
+        let over = json!({"metadata": {"annotations": notes}, "status": {"phase": phase}});
+        world.put(held_volume(policy, over));
+        let found = world.snapshot.indexes.count(crate::snapshot::Index::VolumesWaiting, "", "");
+        assert_eq!(found == 1, waits, "{policy} {phase} {asked}");
+    }
+}
+
 #[test]
 fn v3_a_node_empties_only_what_it_was_asked_to_for_the_claim_that_is_gone() {
     let notes = |notes: Value| json!({"metadata": {"annotations": notes}});
