@@ -24,6 +24,9 @@ use crate::pod_template;
 use crate::pods::{self, is_active, is_terminating, selects, selects_everything};
 use crate::snapshot::{Change, Objects, Snapshot, Streak};
 
+#[cfg(test)]
+mod tests;
+
 /// How many pods one decision makes or deletes at most; upstream's burst.
 const MAX_WRITES: usize = 500;
 
@@ -271,48 +274,5 @@ fn status(o: &Observed, active: &[&Pod], wanted: usize, now: Timestamp, d: &mut 
             status["conditions"] = serde_json::Value::Null;
         }
         d.writes.push(Write::patch_status(o.kind, &o.set.metadata, status));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::world::World;
-
-    /// A set that wants so many, and the two pods that it has.
-    fn world(replicas: i32) -> (World, ObjectKey) {
-        let labels = json!({ "app": "web" });
-        let mut world = World::default();
-        world.put(json!({
-            "kind": "ReplicaSet", "metadata": { "namespace": "default", "name": "web", "uid": "set", "generation": 2 },
-            "spec": { "replicas": replicas, "selector": { "matchLabels": labels }, "template": {
-                "metadata": { "labels": labels }, "spec": { "containers": [{ "name": "c", "image": "i" }] } } },
-        }));
-        for name in ["a", "b"] {
-            let owner = json!({ "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "set",
-                "controller": true });
-            world.put(json!({
-                "kind": "Pod", "metadata": { "namespace": "default", "name": name, "labels": labels,
-                    "ownerReferences": [owner] },
-                "spec": { "containers": [{ "name": "c", "image": "i" }] }, "status": { "phase": "Running" },
-            }));
-        }
-        (world, ObjectKey::new("default", "web"))
-    }
-
-    #[test]
-    fn s12_a_generation_is_seen_when_its_deletions_are_done_and_before_its_creations() {
-        // Cut after the first write, what is read of the set must hold.
-        let (mut world, key) = world(0);
-        world.run(&CONTROLLER, &key, Timestamp::UNIX_EPOCH, 1);
-        assert_eq!((world.all(&POD).count(), &world.get(&REPLICA_SET, "default", "web")["status"]), (1, &json!(null)));
-        world.run(&CONTROLLER, &key, Timestamp::UNIX_EPOCH, usize::MAX);
-        let status = world.get(&REPLICA_SET, "default", "web")["status"].clone();
-        assert_eq!((world.all(&POD).count(), &status["observedGeneration"]), (0, &json!(2)));
-
-        let (mut world, key) = self::world(3);
-        world.run(&CONTROLLER, &key, Timestamp::UNIX_EPOCH, 1);
-        let status = world.get(&REPLICA_SET, "default", "web")["status"].clone();
-        assert_eq!((world.all(&POD).count(), &status["observedGeneration"]), (2, &json!(2)));
     }
 }

@@ -52,7 +52,7 @@ impl Plan {
             return self.replicas;
         }
         let room = self.replicas.saturating_add(self.surge).saturating_sub(total);
-        if room <= 0 { has } else { has + room.min(self.replicas.saturating_sub(has)).max(0) }
+        has + room.min(self.replicas.saturating_sub(has)).max(0)
     }
 
     /// The sizes of the old ReplicaSets (oldest first) after one step down: first what is not available anyway, then as
@@ -63,11 +63,8 @@ impl Plan {
         let mut sizes: Vec<i32> = old.iter().map(|set| size(set)).collect();
         let total = sizes.iter().sum::<i32>() + new.map_or(0, size);
         let min_available = self.replicas - self.unavailable;
-        let new_unavailable = new.map_or(0, |new| (size(new) - available(new)).max(0));
+        let new_unavailable = new.map_or(0, |new| size(new) - available(new));
         let mut allowed = total - min_available - new_unavailable;
-        if allowed <= 0 {
-            return sizes;
-        }
         for (size, set) in sizes.iter_mut().zip(old) {
             let dead = (*size - available(set)).clamp(0, allowed.max(0));
             *size -= dead;
@@ -95,9 +92,6 @@ impl Plan {
         let mut added = 0;
         for &at in &order {
             let (Some(size), Some(set)) = (sizes.get_mut(at), sets.get(at)) else { continue };
-            if change == 0 || *size == 0 {
-                continue;
-            }
             let left = change - added;
             let share = self.share(set, status_replicas);
             let share = if change > 0 { share.clamp(0, left.max(0)) } else { share.clamp(left.min(0), 0) };
@@ -178,6 +172,62 @@ mod tests {
         assert_eq!(plan.shrink_old(Some(&new), &[&old]), [8], "the new ones are not available yet");
         let (broken, old) = (set(4, 0, 13), set(8, 8, 13));
         assert_eq!(plan.shrink_old(Some(&set(1, 1, 13)), &[&broken, &old]), [0, 7], "what is broken goes first");
+    }
+
+    #[test]
+    fn what_is_asked_for_in_numbers() {
+        let of = |strategy: serde_json::Value, replicas: i32| {
+            let plan = plan(json!({"replicas": replicas, "selector": {}, "template": {}, "strategy": strategy}));
+            (plan.surge, plan.unavailable, plan.max(), plan.rolling)
+        };
+        let bounds =
+            |surge: i32, unavailable: i32| json!({"rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}});
+        assert_eq!(of(json!({}), 10), (3, 2, 13, true), "a quarter of each");
+        assert_eq!(of(bounds(3, 0), 4), (3, 0, 7, true));
+        assert_eq!(of(bounds(0, 2), 4), (0, 2, 4, true));
+        assert_eq!(of(bounds(0, 0), 4), (0, 1, 4, true));
+        assert_eq!(of(bounds(1, 9), 4), (1, 4, 5, true), "not more than there are");
+        assert_eq!(of(bounds(2, 0), 0), (2, 0, 0, true), "nothing is nothing");
+        assert_eq!(of(json!({"type": "Recreate"}), 4), (0, 0, 4, false));
+        let recreate = Plan { replicas: 4, surge: 0, unavailable: 0, rolling: false };
+        assert_eq!(recreate.size_of_new(1, 9), 4);
+        let rolling = Plan { replicas: 4, surge: 1, unavailable: 0, rolling: true };
+        assert_eq!([(0, 5), (0, 4), (2, 9), (6, 0)].map(|(has, total)| rolling.size_of_new(has, total)), [0, 1, 2, 6]);
+    }
+
+    /// Never more than `unavailable` are away, whatever of it is broken in which ReplicaSet.
+    #[test]
+    fn old_pods_go_as_far_as_others_serve() {
+        let plan = Plan { replicas: 10, surge: 3, unavailable: 2, rolling: true };
+        let shrunk = |new: Option<(i32, i32)>, old: &[(i32, i32)]| {
+            let sets: Vec<ReplicaSet> = old.iter().map(|&(size, available)| set(size, available, 13)).collect();
+            let new = new.map(|(size, available)| set(size, available, 13));
+            plan.shrink_old(new.as_ref(), &sets.iter().collect::<Vec<_>>())
+        };
+        assert_eq!(shrunk(Some((3, 0)), &[(10, 5)]), [8], "what is broken, too, no faster than new ones come");
+        assert_eq!(shrunk(Some((5, 5)), &[(4, 0), (4, 0)]), [0, 3], "the oldest first");
+        assert_eq!(shrunk(Some((4, 4)), &[(3, 3), (5, 5)]), [0, 4]);
+        assert_eq!(shrunk(None, &[(8, 8)]), [8]);
+        assert_eq!(shrunk(None, &[(9, 9)]), [8]);
+        assert_eq!(shrunk(Some((3, 3)), &[(2, 5)]), [2], "those that go are not counted on");
+        assert_eq!(shrunk(Some((10, 0)), &[(8, 8)]), [8]);
+    }
+
+    #[test]
+    fn what_a_share_leaves_over_goes_to_the_largest() {
+        let plan = |replicas: i32, surge: i32| Plan { replicas, surge, unavailable: 0, rolling: true };
+        let share = |plan: Plan, sizes: &[(i32, i32)], before: i32| {
+            let sets: Vec<ReplicaSet> = sizes.iter().map(|&(size, max)| set(size, size, max)).collect();
+            plan.proportional(&sets.iter().collect::<Vec<_>>(), before)
+        };
+        assert_eq!(share(plan(13, 0), &[(5, 10), (5, 10)], 10), [6, 7], "the newest of two grows");
+        assert_eq!(share(plan(7, 0), &[(5, 10), (5, 10)], 10), [3, 4], "the oldest of two shrinks");
+        assert_eq!(share(plan(10, 0), &[(4, 6), (6, 6)], 10), [4, 6], "there are as many as there shall be");
+        assert_eq!(share(plan(10, 0), &[(2, 6), (4, 6)], 6), [3, 7]);
+        assert_eq!(share(plan(0, 3), &[(8, 13), (5, 13)], 13), [0, 0], "nothing is asked for");
+        // Without a note of how many there were, the status says it; without that, the largest gets all.
+        assert_eq!(share(plan(12, 0), &[(4, 0), (4, 0)], 8), [6, 6]);
+        assert_eq!(share(plan(10, 0), &[(4, 0), (2, 0)], 0), [8, 2]);
     }
 
     #[test]
