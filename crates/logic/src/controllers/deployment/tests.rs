@@ -13,6 +13,9 @@ use crate::decision::Controller;
 use crate::pods::{is_finished, is_ready, is_terminating};
 use crate::world::{World, merge};
 
+mod conditions;
+mod steps;
+
 const CONTROLLERS: &[Controller] = &[deployment::CONTROLLER, replicaset::CONTROLLER, garbagecollector::CONTROLLER];
 
 fn now() -> Timestamp {
