@@ -101,7 +101,7 @@ fn leaving() -> serde_json::Value {
     json!({ "metadata": { "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x.io/held"] } })
 }
 
-/// Upstream's order, one reason against the next: of each pair `b` goes, though by all that counts less it would be `a`.
+/// Upstream's order, one reason against the next: of each pair `b` goes, though by all that counts less it were `a`.
 #[test]
 fn of_two_pods_goes_the_one_that_serves_less() {
     let conditions = |ready: &str, since: i64| {

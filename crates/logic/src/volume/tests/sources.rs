@@ -59,7 +59,10 @@ const CONTENT: usize = 3;
 fn v4_a_claim_is_filled_from_what_is_whole_and_stays() {
     let later = json!({"metadata": {"creationTimestamp": "2026-01-01T00:00:01Z"}});
     let smaller = json!({"spec": {"resources": {"requests": {"storage": "1023Mi"}}}});
-    let in_namespace = |namespace: &str| json!({"spec": {"dataSourceRef": {"kind": "PersistentVolumeClaim", "name": "data", "namespace": namespace}}});
+    let in_namespace = |namespace: &str| {
+        let from = json!({"kind": "PersistentVolumeClaim", "name": "data", "namespace": namespace});
+        json!({"spec": {"dataSourceRef": from}})
+    };
     let unready = json!({"status": {"readyToUse": null}});
     let (nothing, of_claim, of_snapshot) = (json!({}), "PersistentVolumeClaim", "VolumeSnapshot");
     let table = [
@@ -143,8 +146,8 @@ fn v2_a_claim_is_copied_while_something_reads_its_volume() {
             "spec": {}});
         with(clone, over)
     };
-    let of_group = json!({"kind": "VolumeGroupSnapshotContent", "metadata": {"name": "g"}, "spec": {"driver": BUILT_IN[0],
-        "deletionPolicy": "Delete", "source": {"volumeHandles": ["pv"]}, "volumeGroupSnapshotRef": {"name": "g"}}});
+    let of_group = json!({"kind": "VolumeGroupSnapshotContent", "metadata": {"name": "g"}, "spec": {
+        "driver": BUILT_IN[0], "deletionPolicy": "Delete", "source": {"volumeHandles": ["pv"]}, "volumeGroupSnapshotRef": {"name": "g"}}});
     // The content that is made for the snapshot, without a copy yet.
     let own = json!({"kind": "VolumeSnapshotContent", "metadata": {"name": "snapcontent-uid-s"},
         "spec": {"driver": BUILT_IN[0], "deletionPolicy": "Delete", "source": {"volumeHandle": "pv"},
@@ -305,7 +308,10 @@ fn a_claims_status_says_what_is_true_and_is_written_only_where_it_is_not() {
         "spec": {"capacity": {"storage": "2Gi"}}}))
     .unwrap();
     let since = "2026-01-01T00:00:00Z";
-    let condition = |type_: &str, status: &str| json!({"type": type_, "status": status, "message": "m", "lastTransitionTime": since});
+    let condition = |type_: &str, status: &str| {
+        let time = json!(since);
+        json!({"type": type_, "status": status, "message": "m", "lastTransitionTime": time})
+    };
     let claim = |conditions: Value| -> PersistentVolumeClaim {
         serde_json::from_value(json!({"metadata": {"namespace": "default", "name": "data"}, "spec": {},
             "status": {"phase": "Bound", "capacity": {"storage": "2Gi"}, "conditions": conditions}}))

@@ -224,7 +224,10 @@ fn a_status_counts_all_replica_sets() {
     let is_status = |write: &Write| matches!(write, Write::Patch { kind, status: true, .. } if *kind == DEPLOYMENT);
     assert!(!decided(&world).writes.iter().any(is_status), "{:?}", decided(&world).writes);
     // Available while no more are away than may be, and not one more.
-    let said = |status: &str, reason: &str| json!({"status": {"replicas": 4, "conditions": [condition("Available", status, reason)]}});
+    let said = |status: &str, reason: &str| {
+        let conditions = [condition("Available", status, reason)];
+        json!({"status": {"replicas": 4, "conditions": conditions}})
+    };
     let (enough, few) = ("MinimumReplicasAvailable", "MinimumReplicasUnavailable");
     for (over, available, expected) in [
         (json!({}), 3, format!("True {enough} ++")),

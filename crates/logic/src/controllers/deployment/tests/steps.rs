@@ -40,8 +40,8 @@ pub(super) fn set(name: &str, size: i32, available: i32, over: Value) -> Value {
 
 fn pod_of(set: &str, name: &str, over: Value) -> Value {
     let owner = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": set, "uid": set, "controller": true});
-    let mut object = json!({"kind": "Pod", "metadata": {"namespace": "default", "name": name, "ownerReferences": [owner],
-            "labels": {"app": "web", "pod-template-hash": set}},
+    let mut object = json!({"kind": "Pod", "metadata": {"namespace": "default", "name": name,
+            "ownerReferences": [owner], "labels": {"app": "web", "pod-template-hash": set}},
         "spec": {"nodeName": "n", "containers": []}, "status": {"phase": "Running"}});
     merge(&mut object, over);
     object
@@ -248,7 +248,8 @@ fn each_step_stays_within_surge_and_unavailable() {
 /// The ReplicaSet that is made: whose it is, what it selects, what its notes are.
 #[test]
 fn a_new_replica_set_says_what_it_is_of() {
-    let mine = json!({"metadata": {"annotations": {"team": "db", "kubectl.kubernetes.io/last-applied-configuration": "{}",
+    let applied = "kubectl.kubernetes.io/last-applied-configuration";
+    let mine = json!({"metadata": {"annotations": {"team": "db", applied: "{}",
         REVISION: "7", REVISION_HISTORY: "1", DESIRED: "9", MAX: "9", "deprecated.deployment.rollback.to": "1"}},
         "spec": {"minReadySeconds": 7}});
     let world = world_of([deployment(mine.clone()), set("1", 4, 4, json!({}))]);
