@@ -291,18 +291,6 @@ impl Decision {
         self.apart.events.get(event).copied().unwrap_or(0)
     }
 
-    /// Leaves out the writes that are not to be kept.
-    pub fn retain_writes(&mut self, keep: impl Fn(&Write) -> bool) {
-        self.rearrange(|writes| writes.retain(|(write, _)| keep(write)));
-    }
-
-    fn rearrange(&mut self, change: impl FnOnce(&mut Vec<(Write, u32)>)) {
-        let groups: Vec<u32> = (0..self.writes.len()).map(|write| self.group(write)).collect();
-        let mut writes: Vec<(Write, u32)> = std::mem::take(&mut self.writes).into_iter().zip(groups).collect();
-        change(&mut writes);
-        (self.writes, self.apart.writes) = writes.into_iter().unzip();
-    }
-
     /// Asks to be made again at `at`, or earlier.
     pub fn wake(&mut self, at: Timestamp) {
         self.wake_at = Some(self.wake_at.map_or(at, |old| old.min(at)));
@@ -312,7 +300,10 @@ impl Decision {
     /// among them, also where such an object is refused (by a quota, by a webhook), as upstream.
     pub fn create_last(&mut self, kinds: &[&Kind]) {
         let is_late = |write: &Write| matches!(write, Write::Create { kind, .. } if kinds.contains(&kind));
-        self.rearrange(|writes| writes.sort_by_key(|(write, _)| is_late(write)));
+        let groups: Vec<u32> = (0..self.writes.len()).map(|write| self.group(write)).collect();
+        let mut writes: Vec<(Write, u32)> = std::mem::take(&mut self.writes).into_iter().zip(groups).collect();
+        writes.sort_by_key(|(write, _)| is_late(write));
+        (self.writes, self.apart.writes) = writes.into_iter().unzip();
     }
 }
 

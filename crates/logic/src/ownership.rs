@@ -113,3 +113,49 @@ pub fn without_owner(kind: &Kind, meta: &ObjectMeta, uid: &str) -> Write {
     let rest: Vec<_> = meta.owner_references.iter().flatten().filter(|owner| owner.uid != uid).cloned().collect();
     set_owners(kind, meta, &rest)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mainstay_api::kinds::STATEFUL_SET;
+
+    /// S10: whose an object is, by uid, selector and who is on the way out.
+    #[test]
+    fn s10_what_an_object_is_to_an_owner() {
+        let meta = |value: serde_json::Value| serde_json::from_value::<ObjectMeta>(value).unwrap();
+        let selector = serde_json::from_value(json!({ "matchLabels": { "app": "web" } })).unwrap();
+        let leaving = "2026-01-01T00:00:00Z";
+        let by = |uid: &str| json!([{ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "uid": uid, "controller": true }]);
+        let (web, other) = (json!({ "app": "web" }), json!({ "app": "other" }));
+        for (owner_goes, object, belongs, expected) in [
+            (false, json!({ "labels": web, "ownerReferences": by("u") }), true, Relation::Own),
+            (false, json!({ "labels": other, "ownerReferences": by("u") }), true, Relation::Released),
+            (true, json!({ "labels": other, "ownerReferences": by("u") }), true, Relation::Own),
+            (false, json!({ "labels": web, "ownerReferences": by("u") }), false, Relation::Released),
+            (false, json!({ "labels": web, "ownerReferences": by("x") }), true, Relation::Foreign),
+            (false, json!({ "labels": web }), true, Relation::Orphan),
+            (true, json!({ "labels": web }), true, Relation::Foreign),
+            (false, json!({ "labels": web, "deletionTimestamp": leaving }), true, Relation::Foreign),
+            (false, json!({ "labels": other }), true, Relation::Foreign),
+            (false, json!({ "labels": web }), false, Relation::Foreign),
+        ] {
+            let own = meta(json!({ "name": "web", "uid": "u", "deletionTimestamp": owner_goes.then_some(leaving) }));
+            let owner = Owner { kind: &STATEFUL_SET, meta: &own, selector: &selector };
+            assert_eq!(owner.relation(&meta(object.clone()), belongs), expected, "{owner_goes} {object} {belongs}");
+            let reference = owner.reference();
+            assert_eq!((reference.controller, reference.block_owner_deletion), (Some(true), Some(true)));
+        }
+        // Others' references stay, whoever is taken off.
+        let object = meta(json!({ "name": "o", "uid": "o", "ownerReferences": [
+            { "apiVersion": "v1", "kind": "Pod", "name": "a", "uid": "a" },
+            { "apiVersion": "v1", "kind": "Pod", "name": "b", "uid": "b" }] }));
+        let Write::Patch { patch, .. } = without_owner(&STATEFUL_SET, &object, "a") else { panic!("a patch") };
+        let left: Vec<&str> = patch["metadata"]["ownerReferences"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|owner| owner["uid"].as_str().unwrap())
+            .collect();
+        assert_eq!(left, ["b"]);
+    }
+}

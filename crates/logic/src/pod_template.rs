@@ -55,3 +55,37 @@ pub fn age_rank(pod: &Pod) -> impl Ord + use<> {
     let created = pod.metadata.creation_timestamp.as_ref().map_or(i64::MIN, |time| time.0.as_second());
     (ready_since, std::cmp::Reverse(restarts), std::cmp::Reverse(created), pod.metadata.name.clone())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Upstream's order: of each pair the second goes first, though by all that counts less it were the first.
+    #[test]
+    fn of_equal_pods_goes_the_one_that_serves_less() {
+        let pod = |over: Value| -> Pod {
+            let ready = json!([{ "type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z" }]);
+            let mut pod = json!({ "metadata": { "name": "a", "creationTimestamp": "2026-01-01T00:00:00Z" },
+                "spec": { "nodeName": "n1", "containers": [] }, "status": { "phase": "Running", "conditions": ready } });
+            crate::world::merge(&mut pod, over);
+            serde_json::from_value(pod).unwrap()
+        };
+        let phase = |phase: &str| json!({ "status": { "phase": phase } });
+        let ready = |status: &str, since: &str| {
+            let one = json!({ "type": "Ready", "status": status, "lastTransitionTime": since });
+            json!({ "status": { "conditions": [one] } })
+        };
+        let nothing = || json!({});
+        for (stays, goes) in [
+            (phase("Pending"), json!({ "spec": { "nodeName": null } })),
+            (phase("Pending"), json!({ "spec": { "nodeName": "" } })),
+            (phase("Unknown"), phase("Pending")),
+            (phase("Running"), phase("Unknown")),
+            (nothing(), ready("False", "2025-01-01T00:00:00Z")),
+            (nothing(), ready("True", "2026-01-01T00:00:01Z")),
+            (nothing(), json!({ "metadata": { "creationTimestamp": "2026-01-01T00:00:01Z" } })),
+        ] {
+            assert!(rank(&pod(goes.clone())) < rank(&pod(stays.clone())), "{stays} {goes}");
+        }
+    }
+}

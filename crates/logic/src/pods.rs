@@ -161,8 +161,8 @@ pub fn selects(selector: &LabelSelector, labels: Option<&BTreeMap<String, String
             let found = value(&requirement.key);
             let listed = || requirement.values.iter().flatten().any(|wanted| Some(wanted) == found);
             match requirement.operator.as_str() {
-                "In" => found.is_some() && listed(),
-                "NotIn" => found.is_none() || !listed(),
+                "In" => listed(),
+                "NotIn" => !listed(),
                 "Exists" => found.is_some(),
                 "DoesNotExist" => found.is_none(),
                 _ => false,
@@ -240,6 +240,50 @@ mod tests {
 
     fn pod(value: Value) -> Pod {
         serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn when_a_pod_ended_and_whether_it_was_taken_at_all() {
+        let ended = |seconds: &[i64]| {
+            let state = |second: &i64| {
+                let at = Timestamp::from_second(*second).unwrap().to_string();
+                json!({"name": "c", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+                    "state": {"terminated": {"exitCode": 0, "finishedAt": at}}})
+            };
+            json!(seconds.iter().map(state).collect::<Vec<_>>())
+        };
+        let meta = |grace: Value| {
+            json!({"creationTimestamp": "1970-01-01T00:00:10Z", "deletionTimestamp": "1970-01-01T00:01:40Z",
+                "deletionGracePeriodSeconds": grace})
+        };
+        let ready = json!([{"type": "Ready", "status": "False", "lastTransitionTime": "1970-01-01T00:00:50Z"}]);
+        let created = json!({"creationTimestamp": "1970-01-01T00:00:10Z"});
+        for (object, second) in [
+            (json!({"metadata": meta(json!(30)), "status": {"containerStatuses": ended(&[20, 40, 30])}}), 40),
+            (json!({"metadata": meta(json!(30)), "status": {"conditions": ready}}), 70),
+            (json!({"metadata": meta(json!(-30)), "status": {"conditions": ready}}), 100),
+            (json!({"metadata": meta(Value::Null)}), 100),
+            (json!({"metadata": created, "status": {"conditions": ready}}), 50),
+            (json!({"metadata": created}), 10),
+        ] {
+            assert_eq!(finished_at(&pod(object.clone())).as_second(), second, "{object}");
+        }
+        let failed = |over: Value| {
+            let mut object = json!({"metadata": {}, "status": {"phase": "Failed"}});
+            crate::world::merge(&mut object, over);
+            is_refused(&pod(object))
+        };
+        assert!(failed(json!({})) && !failed(json!({"status": {"phase": "Pending"}})));
+        assert!(!failed(json!({"status": {"containerStatuses": ended(&[1])}})));
+        assert!(!failed(json!({"metadata": {"deletionTimestamp": "1970-01-01T00:01:40Z"}})), "it was told to go");
+        let looks = |spec: Value| looks_at_others(&pod(json!({"metadata": {}, "spec": spec})));
+        let term = json!({"topologyKey": "zone", "maxSkew": 1, "whenUnsatisfiable": "DoNotSchedule"});
+        assert!(
+            !looks(json!({"containers": []})) && looks(json!({"containers": [], "topologySpreadConstraints": [term]}))
+        );
+        let affinity =
+            json!({"podAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "zone"}]}});
+        assert!(looks(json!({"containers": [], "affinity": affinity})));
     }
 
     #[test]

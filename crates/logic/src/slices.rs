@@ -191,3 +191,6 @@ impl Names<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

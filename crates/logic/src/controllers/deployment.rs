@@ -381,16 +381,15 @@ fn forget_old(o: &Observed, d: &mut Decision) {
         return;
     }
     let empty = |set: &&ReplicaSet| {
-        let status = set.status.as_ref();
-        let pods = status.map_or(0, |status| status.replicas);
-        size(set) == 0 && pods == 0 && status.and_then(|status| status.observed_generation) >= set.metadata.generation
+        // A rollout that is complete has no pods of theirs.
+        let seen = set.status.as_ref().and_then(|status| status.observed_generation);
+        size(set) == 0 && seen >= set.metadata.generation
     };
     let mut old: Vec<_> = o.old.iter().copied().filter(empty).filter(|set| !is_terminating(&set.metadata)).collect();
     old.sort_by_key(|set| annotated::<i64>(set, REVISION));
     let limit = usize::try_from(o.deployment.spec.revision_history_limit.unwrap_or(10)).unwrap_or(0);
     let excess = old.len().saturating_sub(limit);
     for set in old.into_iter().take(excess) {
-        d.retain_writes(|write| !write.is_of(&REPLICA_SET, &set.metadata));
         d.push_apart(Write::delete(&REPLICA_SET, &set.metadata));
     }
 }
@@ -459,7 +458,7 @@ fn status(o: &Observed, made: Option<Made>, collisions: i32, now: Timestamp, d: 
         seen.observed_generation = old.observed_generation;
         let mut conditions = conditions.clone();
         replica_failure(o, &mut conditions);
-        seen.conditions = Some(conditions).filter(|all| !all.is_empty() || old.conditions.is_some());
+        seen.conditions = Some(conditions);
         write_status(o, &old, &seen, d);
     }
     progress(o, made.as_ref().map(|made| &*made.name), &old, &new, &mut conditions, now, d);
@@ -530,8 +529,7 @@ fn progress(
     }
     let name = made.or(o.new.map(name)).unwrap_or_default();
     let moved = |of: fn(&DeploymentStatus) -> i32| of(new) > of(old);
-    let progressed = made.is_some()
-        || moved(|s| s.updated_replicas.unwrap_or(0))
+    let progressed = moved(|s| s.updated_replicas.unwrap_or(0))
         || moved(|s| s.ready_replicas.unwrap_or(0))
         || moved(|s| s.available_replicas.unwrap_or(0))
         || moved(|s| s.updated_replicas.unwrap_or(0) - s.replicas.unwrap_or(0));
@@ -540,16 +538,8 @@ fn progress(
         set(conditions, "True", "NewReplicaSetCreated", format!("Created new replica set \"{name}\""));
         refresh(conditions, now);
     } else if complete {
-        if reason != "NewReplicaSetAvailable"
-            || current.as_ref().is_some_and(|condition| condition.status.as_deref() != Some("True"))
-        {
-            set(
-                conditions,
-                "True",
-                "NewReplicaSetAvailable",
-                format!("ReplicaSet \"{name}\" has successfully progressed."),
-            );
-        }
+        let message = format!("ReplicaSet \"{name}\" has successfully progressed.");
+        set(conditions, "True", "NewReplicaSetAvailable", message);
         return;
     } else if current.is_none() && o.new.is_some() {
         set(conditions, "True", "FoundNewReplicaSet", format!("Found new replica set \"{name}\""));

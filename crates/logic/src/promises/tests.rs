@@ -123,6 +123,97 @@ fn s3_a_new_pod_that_is_not_what_its_ordinal_says_is_reported() {
     assert_eq!(told(&mut world, |world| world.put(bad)), ["S3"]);
 }
 
+/// S3: of pods of this very set, with all of its claims, and of nobody else's.
+#[test]
+fn s3_only_a_sets_own_pods_are_measured_by_it() {
+    let mut world = world("OrderedReady");
+    let templates =
+        json!([{ "metadata": { "name": "data" }, "spec": {} }, { "metadata": { "name": "log" }, "spec": {} }]);
+    let set = &mainstay_api::kinds::STATEFUL_SET;
+    world.patch(set, "default", "web", json!({ "spec": { "volumeClaimTemplates": templates } }));
+    let claim = |volume: usize, name: &'static str| {
+        move |pod: &mut Value| pod["spec"]["volumes"][volume]["persistentVolumeClaim"]["claimName"] = json!(name)
+    };
+    let owner = |field: &'static str, value: &'static str| {
+        move |pod: &mut Value| pod["metadata"]["ownerReferences"][0][field] = json!(value)
+    };
+    type Over = Box<dyn Fn(&mut Value)>;
+    let cases: [(&str, Vec<Over>, usize); 7] = [
+        ("as it shall be", vec![], 0),
+        ("the first claim", vec![Box::new(claim(0, "data-web-9"))], 1),
+        ("the second claim", vec![Box::new(claim(1, "log-web-9"))], 1),
+        ("both, crosswise", vec![Box::new(claim(0, "log-web-0")), Box::new(claim(1, "data-web-0"))], 1),
+        ("a set of that name before", vec![Box::new(claim(0, "x")), Box::new(owner("uid", "before"))], 0),
+        ("another kind's", vec![Box::new(claim(0, "x")), Box::new(owner("kind", "CloneSet"))], 0),
+        (
+            "the order of its volumes",
+            vec![Box::new(|pod: &mut Value| {
+                pod["spec"]["volumes"].as_array_mut().unwrap().reverse();
+            })],
+            0,
+        ),
+    ];
+    for (story, overs, count) in cases {
+        let mut made = pod(&world, 0);
+        overs.iter().for_each(|over| over(&mut made));
+        assert_eq!(told(&mut world, |world| world.put(made)), vec!["S3"; count], "{story}");
+        world.remove(&POD, &ObjectKey::new("default", "web-0"));
+    }
+}
+
+/// S4, S5: what counts as up, where a set begins, and whose pods they are.
+#[test]
+fn s4_s5_a_set_may_begin_anywhere_and_wait_for_time() {
+    let set = statefulset::CONTROLLER.name;
+    let of_kind = &mainstay_api::kinds::STATEFUL_SET;
+    let make = |world: &World, ordinal| Write::Create { kind: POD.clone(), object: pod(world, ordinal) };
+    for (story, over, expected) in [
+        ("up", json!({}), &[][..]),
+        ("it does not run", json!({ "status": { "phase": "Pending" } }), &["S4"]),
+        (
+            "it goes",
+            json!({ "metadata": { "deletionTimestamp": "2026-01-01T00:59:00Z", "finalizers": ["x"] } }),
+            &["S4"],
+        ),
+        (
+            "not Ready for long enough",
+            json!({ "status": { "conditions": [{ "type": "Ready", "status": "True",
+            "lastTransitionTime": "2026-01-01T00:59:31Z" }] } }),
+            &["S4"],
+        ),
+        (
+            "long enough",
+            json!({ "status": { "conditions": [{ "type": "Ready", "status": "True",
+            "lastTransitionTime": "2026-01-01T00:59:30Z" }] } }),
+            &[],
+        ),
+    ] {
+        let mut world = world("OrderedReady");
+        world.patch(of_kind, "default", "web", json!({ "spec": { "minReadySeconds": 30 } }));
+        let mut first = pod(&world, 0);
+        crate::world::merge(&mut first, over);
+        world.put(first);
+        assert_eq!(decided(&world, set, make(&world, 1)), expected, "{story}");
+    }
+    let mut world = world("OrderedReady");
+    world.patch(of_kind, "default", "web", json!({ "spec": { "ordinals": { "start": 5 }, "replicas": 2 } }));
+    assert!(decided(&world, set, make(&world, 5)).is_empty(), "the first");
+    assert_eq!(decided(&world, set, make(&world, 6)), ["S4"]);
+    assert!(decided(&world, "somebody", make(&world, 6)).is_empty());
+    for ordinal in [1, 2, 5, 6, 7, 8] {
+        let made = pod(&world, ordinal);
+        world.put(made);
+    }
+    let goes = |world: &World, name: &str| decided(world, set, delete(&POD, name));
+    assert_eq!([goes(&world, "web-7"), goes(&world, "web-8"), goes(&world, "web-6")], [vec!["S5"], vec![], vec![]]);
+    assert_eq!([goes(&world, "web-1"), goes(&world, "web-2")], [vec!["S5"], vec![]], "below the first, too");
+    assert!(decided(&world, set, delete(&PERSISTENT_VOLUME_CLAIM, "web-7")).is_empty(), "a claim is no pod");
+    let theirs = json!({ "metadata": { "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "StatefulSet",
+        "name": "web", "uid": "before", "controller": true }] } });
+    world.patch(&POD, "default", "web-8", theirs);
+    assert!(goes(&world, "web-7").is_empty(), "the one above is another set's");
+}
+
 #[test]
 fn s4_s5_the_order_of_a_set_is_looked_after() {
     let set = statefulset::CONTROLLER.name;
@@ -166,6 +257,31 @@ fn s8_a_claim_that_a_controller_deletes_has_an_owner_that_is_leaving() {
     own["metadata"]["ownerReferences"] = owner("an older one");
     world.put(own.clone());
     assert!(decided(&world, gc, delete(&PERSISTENT_VOLUME_CLAIM, "data-web-0")).is_empty());
+    // Of several owners one that goes, or of a kind that is not known any more, is enough; a pod by that name is a pod.
+    let known = json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "uid": "set" });
+    let owned = |more: Value| {
+        let mut own = own.clone();
+        own["metadata"]["ownerReferences"] = json!([known, more]);
+        own
+    };
+    let of = |version: &str, kind: &str| json!({ "apiVersion": version, "kind": kind, "name": "web", "uid": "set" });
+    for (more, expected) in [
+        (of("example.com/v1", "Backup"), &[][..]),
+        (of("v1", "Pod"), &[]),
+        (of("v1", "Namespace"), &[]),
+        (json!({ "apiVersion": "v1", "kind": "Namespace", "name": "default", "uid": "ns" }), &["S8"]),
+    ] {
+        world.patch(&NAMESPACE, "", "default", json!({ "metadata": { "uid": "ns" } }));
+        world.put(owned(more.clone()));
+        assert_eq!(decided(&world, gc, delete(&PERSISTENT_VOLUME_CLAIM, "data-web-0")), expected, "{more}");
+    }
+    own["metadata"]["ownerReferences"] = owner("set");
+    world.put(own.clone());
+    assert!(decided(&world, gc, delete(&POD, "data-web-0")).is_empty(), "a pod is no claim");
+    let going = json!({ "metadata": { "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x"] } });
+    let mut later = world.clone();
+    later.patch(&mainstay_api::kinds::STATEFUL_SET, "default", "web", going);
+    assert!(decided(&later, gc, delete(&PERSISTENT_VOLUME_CLAIM, "data-web-0")).is_empty(), "its owner goes");
     own["metadata"]["ownerReferences"] = json!([]);
     world.put(own);
     world.patch(
@@ -189,7 +305,33 @@ fn v1_a_volume_of_two_claims_is_reported() {
     assert!(told(&mut world, |world| world.put(wants)).is_empty());
     assert_eq!(told(&mut world, |world| world.put(claim("b", "two", "ReadWriteOnce", "v"))), ["V1", "V1"]);
     assert_eq!(told(&mut world, |world| world.put(volume("v", "b", "two"))), ["V1"]);
+    // Said once, and again only where it gets another volume.
+    assert!(told(&mut world, |world| world.put(claim("b", "two", "ReadWriteOnce", "v"))).is_empty());
+    world.put(volume("w", "a", "one"));
+    assert_eq!(told(&mut world, |world| world.put(claim("b", "two", "ReadWriteOnce", "w"))), ["V1"]);
     world.remove(&PERSISTENT_VOLUME_CLAIM, &ObjectKey::new("default", "b"));
+    // Who names a volume, and is not bound to it, has no part in it.
+    let mut wants = claim("c", "three", "ReadWriteOnce", "u");
+    wants["status"]["phase"] = json!("Pending");
+    world.put(wants);
+    world.put(volume("u", "d", "four"));
+    assert!(told(&mut world, |world| world.put(claim("d", "four", "ReadWriteOnce", "u"))).is_empty());
+    // A volume that changes hands: only where who had it is there, has it, and stays.
+    let given = |over: Value, to: &str| {
+        let mut world = self::world("OrderedReady");
+        let mut had = claim("e", "five", "ReadWriteOnce", "x");
+        crate::world::merge(&mut had, over);
+        world.put(had);
+        world.put(volume("x", "e", "five"));
+        let object = volume("x", "e", to);
+        told(&mut world, |world| world.put(object))
+    };
+    assert_eq!(given(json!({}), "six"), ["V1"]);
+    assert!(given(json!({}), "five").is_empty(), "it does not");
+    assert!(given(json!({ "metadata": { "uid": "seven" } }), "seven").is_empty(), "the claim was made again");
+    assert!(given(json!({ "spec": { "volumeName": "other" } }), "six").is_empty());
+    assert!(given(json!({ "metadata": { "deletionTimestamp": "2026-01-01T00:00:00Z" } }), "six").is_empty());
+    assert!(given(json!({}), "").is_empty(), "it is nobody's");
     world.put(volume("free", "gone", "three"));
     assert!(told(&mut world, |world| world.put(volume("free", "c", "four"))).is_empty());
     assert!(told(&mut world, |world| world.remove(&PERSISTENT_VOLUME, &ObjectKey::new("", "free"))).is_empty());
@@ -206,7 +348,11 @@ fn v2_a_claim_that_goes_under_a_pod_is_reported() {
     leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
     world.put(leaving.clone());
     assert_eq!(told(&mut world, |world| world.remove(&PERSISTENT_VOLUME_CLAIM, &key)), ["V2"]);
-    for (field, value) in [("phase", json!("Succeeded")), ("created", json!("2026-01-01T00:30:00Z"))] {
+    for (field, value) in [
+        ("phase", json!("Succeeded")),
+        ("created", json!("2026-01-01T00:30:00Z")),
+        ("created", json!("2026-01-01T00:00:00Z")),
+    ] {
         let mut other = user.clone();
         match field {
             "phase" => other["status"]["phase"] = value,

@@ -227,6 +227,7 @@ mod tests {
         assert_eq!(share(plan(0, 3), &[(8, 13), (5, 13)], 13), [0, 0], "nothing is asked for");
         // Without a note of how many there were, the status says it; without that, the largest gets all.
         assert_eq!(share(plan(12, 0), &[(4, 0), (4, 0)], 8), [6, 6]);
+        assert_eq!(share(plan(12, 0), &[(4, 8), (4, 8)], 100), [6, 6], "the note counts");
         assert_eq!(share(plan(10, 0), &[(4, 0), (2, 0)], 0), [8, 2]);
     }
 

@@ -148,10 +148,11 @@ fn a_node_with_more_pods_of_the_deployment_loses_one_first() {
     };
     let both = || [set("web", 1, json!({})), on("web", "a", "n1", json!({})), on("web", "b", "n2", json!({}))];
     let (nothing, done) = (json!({}), json!({ "status": { "phase": "Succeeded" } }));
-    let theirs = json!({ "metadata": { "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "Deployment", "name": "e",
-        "uid": "e", "controller": true }] } });
-    let not_controlled = json!({ "metadata": { "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "ReplicaSet",
-        "name": "old", "uid": "old", "controller": false }] } });
+    let owners = |kind: &str, of: &str| {
+        let owner = |name: &str, controls: bool| json!({ "apiVersion": "apps/v1", "kind": kind, "name": name, "uid": name, "controller": controls });
+        json!({ "metadata": { "ownerReferences": [owner(of, false), owner("another", true)] } })
+    };
+    let (theirs, not_controlled) = (owners("Deployment", "d"), owners("ReplicaSet", "old"));
     for (sibling, more, expected) in [
         (nothing.clone(), nothing.clone(), "b"),
         (nothing.clone(), done, "a"),
@@ -260,12 +261,21 @@ fn s10_a_set_makes_what_is_missing_and_takes_what_is_its_own() {
         .collect();
     // A name that is taken, by whomever, is not tried.
     let mut world = world;
+    let revision = world.snapshot.revision;
     for name in names {
         let mut other = pod("web", name, json!({ "metadata": { "labels": null, "ownerReferences": null } }));
         other["metadata"]["uid"] = json!(name);
         world.put(other);
     }
-    assert!(made(&decided(&world, "web", at(0))) > 0 && world.all(&POD).count() == 2);
+    world.snapshot.revision = revision;
+    let again = decided(&world, "web", at(0));
+    let is_free = |write: &Write| match write {
+        Write::Create { object, .. } => {
+            world.get(&POD, "default", object["metadata"]["name"].as_str().unwrap()).is_null()
+        }
+        _ => true,
+    };
+    assert!(made(&again) == 2 && again.writes.iter().all(is_free), "{:?}", again.writes);
     world.settle(&[CONTROLLER], at(0));
     assert_eq!(world.all(&POD).count(), 4);
     for (going, of_set) in [("set", leaving()), ("namespace", json!({})), ("neither", json!({}))] {

@@ -201,6 +201,9 @@ fn attributes_that_nobody_can_change_are_infeasible_and_their_class_is_kept() {
     let why = "VolumeModifyFailed: VAC gold: mainstay.io/local-path has no attributes that can be changed; not \
         understood: iops";
     assert_eq!((told(&world, why), told(&world, "VAC gold does not exist.")), (1, 1), "{:?}", world.events);
+    let key = ObjectKey::new("default", "data");
+    let again = (persistentvolumeclaim::CONTROLLER.reconcile)(&world.snapshot, &key, Timestamp::UNIX_EPOCH);
+    assert!(again.events.is_empty() && again.writes.is_empty(), "once: {:?}", again.events);
     // V2: it stays while it is asked for.
     world.delete(&kinds::VOLUME_ATTRIBUTES_CLASS, "", "gold", None);
     settle(&mut world);

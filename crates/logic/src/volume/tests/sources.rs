@@ -81,6 +81,7 @@ fn v4_a_claim_is_filled_from_what_is_whole_and_stays() {
             "was not made by this provisioner",
         ),
         (of_claim, VOLUME, json!({"metadata": {"annotations": {(SIZE): "none"}}}), nothing.clone(), "plain directory"),
+        (of_claim, VOLUME, json!({"spec": {"volumeMode": "Block"}}), nothing.clone(), "is a block device"),
         (
             of_claim,
             VOLUME,
@@ -147,7 +148,8 @@ fn v2_a_claim_is_copied_while_something_reads_its_volume() {
         with(clone, over)
     };
     let of_group = json!({"kind": "VolumeGroupSnapshotContent", "metadata": {"name": "g"}, "spec": {
-        "driver": BUILT_IN[0], "deletionPolicy": "Delete", "source": {"volumeHandles": ["pv"]}, "volumeGroupSnapshotRef": {"name": "g"}}});
+        "driver": BUILT_IN[0], "deletionPolicy": "Delete", "source": {"volumeHandles": ["pv"]},
+        "volumeGroupSnapshotRef": {"name": "g"}}});
     // The content that is made for the snapshot, without a copy yet.
     let own = json!({"kind": "VolumeSnapshotContent", "metadata": {"name": "snapcontent-uid-s"},
         "spec": {"driver": BUILT_IN[0], "deletionPolicy": "Delete", "source": {"volumeHandle": "pv"},

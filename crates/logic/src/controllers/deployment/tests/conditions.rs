@@ -44,8 +44,10 @@ fn shown(status: &Value, type_: &str) -> String {
 fn s12_progress_is_said_timed_and_given_up() {
     // 600 seconds after the last update it is 2027-01-15T08:00:00Z, which is now.
     assert_eq!(now().to_string(), "2027-01-15T08:00:00Z");
-    let progressing =
-        |status: &str, reason: &str| json!({"status": {"conditions": [condition("Progressing", status, reason)]}});
+    let progressing = |status: &str, reason: &str| {
+        let available = condition("Available", "True", "MinimumReplicasAvailable");
+        json!({"status": {"conditions": [available, condition("Progressing", status, reason)]}})
+    };
     let deadline = |seconds: i64| json!({"spec": {"progressDeadlineSeconds": seconds}});
     let said = |status: &str, reason: &str, seconds: i64| with(progressing(status, reason), deadline(seconds));
     let counts = |replicas: i32, updated: i32, ready: i32, available: i32| {
@@ -165,6 +167,48 @@ fn s12_progress_is_said_timed_and_given_up() {
             None,
         ),
         (
+            "a broken old one is left",
+            said("True", "ReplicaSetUpdated", 600),
+            vec![set("1", 1, 0, none()), set("2", 4, 4, none())],
+            "True ReplicaSetUpdated +-",
+            Some(600),
+        ),
+        (
+            "an old one still serves",
+            said("True", "ReplicaSetUpdated", 600),
+            vec![set("1", 1, 1, none()), set("2", 3, 3, none())],
+            "True ReplicaSetUpdated +-",
+            Some(600),
+        ),
+        (
+            "more are updated beside the old",
+            with(as_seen(said("True", "ReplicaSetUpdated", 601)), counts(4, 1, 4, 4)),
+            rolling(),
+            "True ReplicaSetUpdated +-",
+            Some(601),
+        ),
+        (
+            "an older one is rolled out again",
+            said("True", "NewReplicaSetAvailable", 600),
+            rolling(),
+            "True ReplicaSetUpdated +-",
+            Some(600),
+        ),
+        (
+            "the same, and it has yet to move",
+            as_seen(said("True", "NewReplicaSetAvailable", 600)),
+            rolling(),
+            "True NewReplicaSetAvailable --",
+            None,
+        ),
+        (
+            "all are new, and not all serve",
+            with(said("True", "ReplicaSetUpdated", 601), counts(4, 4, 2, 2)),
+            vec![set("2", 4, 2, none())],
+            "True ReplicaSetUpdated --",
+            Some(1),
+        ),
+        (
             "paused",
             with(said("True", "ReplicaSetUpdated", 600), paused.clone()),
             rolling(),
@@ -181,10 +225,24 @@ fn s12_progress_is_said_timed_and_given_up() {
         ("it goes on", said("Unknown", "DeploymentPaused", 600), rolling(), "Unknown DeploymentResumed +-", Some(600)),
     ] {
         let world = world_of(sets.into_iter().chain([deployment(over)]));
-        assert_eq!(shown(&status_of(&world), "Progressing"), expected, "{story}");
+        let status = status_of(&world);
+        assert_eq!(shown(&status, "Progressing"), expected, "{story}");
+        let available = shown(&status, "Available");
+        assert!(
+            !available.starts_with("True") || ["--", "++"].iter().any(|times| available.ends_with(times)),
+            "{story}"
+        );
+        if story == "it moves on" {
+            assert_eq!(available, "True MinimumReplicasAvailable --", "what moves is the rollout");
+        }
         let wakes = wakes.map(|seconds| now().checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap());
         assert_eq!(decided(&world).wake_at, wakes, "{story}");
     }
+    // A namespace that goes gets no ReplicaSet, and nobody is told of one that was found.
+    let namespace = json!({"kind": "Namespace", "metadata": {"name": "default",
+        "deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x.io/held"]}});
+    let world = world_of([namespace, deployment(deadline(600))]);
+    assert!(!shown(&status_of(&world), "Progressing").contains("Found"), "{}", status_of(&world));
     let message = |over: Value, sets: Vec<Value>| {
         let status = status_of(&world_of(sets.into_iter().chain([deployment(over)])));
         let found = status["conditions"].as_array().unwrap().iter().find(|one| one["type"] == "Progressing").cloned();
@@ -218,7 +276,14 @@ fn a_status_counts_all_replica_sets() {
         "observedGeneration",
     ];
     assert_eq!(fields.map(count), [6, 2, 4, 3, 2, 3, 3]);
+    assert!(status["collisionCount"].is_null(), "there was none");
     // It is written once.
+    let is_status = |write: &&Write| match write {
+        Write::Patch { kind, patch, status: true, .. } => *kind == DEPLOYMENT && !patch["status"].is_null(),
+        _ => false,
+    };
+    let first = decided(&world_of(sets().into_iter().chain([deployment(json!({}))])));
+    assert_eq!(first.writes.iter().filter(is_status).count(), 1, "{:?}", first.writes);
     let mut world = world_of(sets().into_iter().chain([deployment(json!({}))]));
     world.patch(&DEPLOYMENT, "default", "web", json!({ "status": status }));
     let is_status = |write: &Write| matches!(write, Write::Patch { kind, status: true, .. } if *kind == DEPLOYMENT);

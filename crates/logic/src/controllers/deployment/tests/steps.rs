@@ -220,6 +220,56 @@ fn each_step_stays_within_surge_and_unavailable() {
             "new=4",
             vec![],
         ),
+        (
+            "the oldest shrinks first, whatever it is called",
+            plain.clone(),
+            vec![
+                set("0", 4, 4, json!({"metadata": {"creationTimestamp": "2026-01-02T00:00:00Z"}})),
+                set("1", 4, 4, plain.clone()),
+                set("2", 1, 1, plain.clone()),
+            ],
+            "1=0 0=2",
+            vec![],
+        ),
+        (
+            "scaled, and the new one is too large",
+            plain.clone(),
+            vec![set("1", 2, 2, wants("9")), set("2", 6, 4, plain.clone())],
+            "1~ 2=3",
+            vec![],
+        ),
+        (
+            "Recreate, scaled to fewer while both have pods",
+            json!({"spec": {"strategy": {"type": "Recreate",
+            "rollingUpdate": null}}}),
+            vec![set("1", 2, 2, wants("9")), set("2", 3, 3, plain.clone())],
+            "1~ 2~",
+            vec![],
+        ),
+        (
+            "nothing is wanted, which is said",
+            json!({"spec": {"replicas": 0}}),
+            vec![set("2", 0, 0, wants("9"))],
+            "2~",
+            vec![],
+        ),
+        (
+            "Recreate: another controls it by now",
+            json!({"spec": {"strategy": {"type": "Recreate",
+            "rollingUpdate": null}}}),
+            vec![
+                set("1", 0, 0, plain.clone()),
+                pod_of(
+                    "1",
+                    "p",
+                    json!({"metadata": {"ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet",
+                "name": "1", "uid": "1", "controller": false}, {"apiVersion": "apps/v1", "kind": "ReplicaSet",
+                "name": "x", "uid": "x", "controller": true}]}}),
+                ),
+            ],
+            "new=4",
+            vec![],
+        ),
         ("it goes", leaving(), vec![set("1", 4, 4, wants("9"))], "", vec![]),
     ];
     for (story, over, sets, expected, waiting) in table {
@@ -342,6 +392,18 @@ fn replica_sets_are_told_what_is_wanted_once() {
     assert_eq!(self::told(&decision), ["ScalingReplicaSet: Scaled down replica set 1 from 4 to 3"]);
 }
 
+#[test]
+fn the_revision_is_noted_once() {
+    let stale = json!({"metadata": {"annotations": {REVISION: "1"}}});
+    let sets = [set("0", 1, 1, json!({})), set("1", 2, 2, json!({})), set("2", 1, 1, json!({}))];
+    let decision = decided(&world_of(sets.into_iter().chain([deployment(stale)])));
+    let is_note = |write: &&Write| match write {
+        Write::Patch { kind, patch, .. } => *kind == DEPLOYMENT && !patch["metadata"]["annotations"].is_null(),
+        _ => false,
+    };
+    assert_eq!(decision.writes.iter().filter(is_note).count(), 1, "{:?}", decision.writes);
+}
+
 /// Old ones go when the rollout is over: the oldest, empty, and seen to be so.
 #[test]
 fn history_is_forgotten_when_the_rollout_is_over() {
@@ -376,6 +438,12 @@ fn history_is_forgotten_when_the_rollout_is_over() {
             "",
         ),
         ("not one with pods", one.clone(), vec![kept(), old("0", with_pods), old("1", json!({}))], ""),
+        (
+            "not one that wants pods",
+            one.clone(),
+            vec![kept(), set("0", 2, 0, json!({"status": {"replicas": 0}})), old("1", json!({}))],
+            "",
+        ),
         ("not one that nobody has looked at", one.clone(), vec![kept(), old("0", unseen), old("1", json!({}))], ""),
         ("not one that goes", one, vec![kept(), old("0", leaving()), old("1", json!({})), old("3", json!({}))], "-1"),
     ] {
@@ -400,6 +468,7 @@ fn s10_s12_replica_sets_and_pods_wake_their_deployment() {
     let only = [deployment::CONTROLLER];
     let mut world = world_of([deployment(json!({})), set("2", 4, 4, json!({}))]);
     world.settle(&only, now());
+    world.patch(&DEPLOYMENT, "default", "web", json!({"spec": {"replicas": 5}}));
     let stranger = json!({"metadata": {"labels": {"app": "other"}}});
     world.put(orphan("0", stranger));
     world.put(orphan("1", json!({})));
