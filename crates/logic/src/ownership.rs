@@ -125,7 +125,10 @@ mod tests {
         let meta = |value: serde_json::Value| serde_json::from_value::<ObjectMeta>(value).unwrap();
         let selector = serde_json::from_value(json!({ "matchLabels": { "app": "web" } })).unwrap();
         let leaving = "2026-01-01T00:00:00Z";
-        let by = |uid: &str| json!([{ "apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "uid": uid, "controller": true }]);
+        let by = |uid: &str| {
+            let version = "apps/v1";
+            json!([{ "apiVersion": version, "kind": "StatefulSet", "name": "web", "uid": uid, "controller": true }])
+        };
         let (web, other) = (json!({ "app": "web" }), json!({ "app": "other" }));
         for (owner_goes, object, belongs, expected) in [
             (false, json!({ "labels": web, "ownerReferences": by("u") }), true, Relation::Own),

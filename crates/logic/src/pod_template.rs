@@ -66,7 +66,8 @@ mod tests {
         let pod = |over: Value| -> Pod {
             let ready = json!([{ "type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z" }]);
             let mut pod = json!({ "metadata": { "name": "a", "creationTimestamp": "2026-01-01T00:00:00Z" },
-                "spec": { "nodeName": "n1", "containers": [] }, "status": { "phase": "Running", "conditions": ready } });
+                "spec": { "nodeName": "n1", "containers": [] },
+                "status": { "phase": "Running", "conditions": ready } });
             crate::world::merge(&mut pod, over);
             serde_json::from_value(pod).unwrap()
         };

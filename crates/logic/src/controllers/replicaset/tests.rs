@@ -149,7 +149,11 @@ fn a_node_with_more_pods_of_the_deployment_loses_one_first() {
     let both = || [set("web", 1, json!({})), on("web", "a", "n1", json!({})), on("web", "b", "n2", json!({}))];
     let (nothing, done) = (json!({}), json!({ "status": { "phase": "Succeeded" } }));
     let owners = |kind: &str, of: &str| {
-        let owner = |name: &str, controls: bool| json!({ "apiVersion": "apps/v1", "kind": kind, "name": name, "uid": name, "controller": controls });
+        let version = "apps/v1";
+        let owner = |name: &str, controls: bool| {
+            let uid = name;
+            json!({ "apiVersion": version, "kind": kind, "name": name, "uid": uid, "controller": controls })
+        };
         json!({ "metadata": { "ownerReferences": [owner(of, false), owner("another", true)] } })
     };
     let (theirs, not_controlled) = (owners("Deployment", "d"), owners("ReplicaSet", "old"));
