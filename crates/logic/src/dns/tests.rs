@@ -99,6 +99,97 @@ fn the_specification_as_a_table() {
     }
 }
 
+/// Both families, ports without a name, several ports of one host, hosts without a name, and odd questions.
+#[test]
+fn the_specification_beyond_its_first_table() {
+    let mut world = world();
+    for (name, spec) in [
+        ("six", json!({"clusterIP": "fd00::7", "ports": [{"port": 90}, {"name": "b", "port": 91}]})),
+        ("mixed", json!({"clusterIP": "None"})),
+        ("nothing", json!({"type": "ExternalName", "externalName": "."})),
+        ("shared-a", json!({"clusterIP": "10.96.0.9"})),
+        ("shared-b", json!({"clusterIP": "10.96.0.9"})),
+    ] {
+        world.put(json!({"kind": "Service", "metadata": {"namespace": "default", "name": name}, "spec": spec}));
+    }
+    let slice = |name: &str, family: &str, service: &str, endpoints: Value| {
+        json!({"kind": "EndpointSlice", "metadata": {"namespace": "default", "name": name,
+            "labels": {backend::SERVICE_NAME: service}}, "addressType": family,
+            "ports": [{"name": "z", "port": 2, "protocol": "TCP"}, {"name": "a", "port": 1, "protocol": "TCP"}],
+            "endpoints": endpoints})
+    };
+    let ready = json!({"ready": true, "serving": true});
+    world.put(slice("m-6", "IPv6", "mixed", json!([
+        {"addresses": ["fd00::b"], "hostname": "h", "conditions": ready}, {"addresses": ["fd00::a"], "conditions": ready}])));
+    world.put(slice(
+        "m-4",
+        "IPv4",
+        "mixed",
+        json!([{"addresses": ["10.0.1.1"], "hostname": "h", "conditions": ready}]),
+    ));
+    // The same endpoint in two slices is one.
+    world.put(slice(
+        "m-5",
+        "IPv4",
+        "mixed",
+        json!([{"addresses": ["10.0.1.1"], "hostname": "h", "conditions": ready}]),
+    ));
+    world.put(json!({"kind": "Pod", "metadata": {"namespace": "default", "name": "p6", "uid": "p6"},
+        "status": {"podIP": "fd00::1:2"}}));
+    let six = |address: &str| {
+        let address: std::net::Ipv6Addr = address.parse().unwrap();
+        let digits = format!("{:032x}", u128::from(address));
+        let nibbles: Vec<String> = digits.chars().rev().map(String::from).collect();
+        format!("{}.ip6.arpa", nibbles.join("."))
+    };
+    let hosts = ["fd00--a", "h"].map(|host| format!("{host}.mixed.default.svc.cluster.local"));
+    let srv: Vec<String> =
+        [1, 2].iter().flat_map(|port| hosts.iter().map(move |host| format!("{host}:{port}"))).collect();
+    let whole = format!("{} + fd00::a 10.0.1.1 fd00::b", srv.join(" "));
+    let api = "api.default.svc.cluster.local";
+    for (name, wanted, expected) in [
+        ("six.default.svc.cluster.local", Type::Aaaa, "fd00::7"),
+        ("six.default.svc.cluster.local", Type::A, "NoData"),
+        (
+            "six.default.svc.cluster.local",
+            Type::Srv,
+            "six.default.svc.cluster.local:90 six.default.svc.cluster.local:91 + fd00::7",
+        ),
+        ("_b._tcp.six.default.svc.cluster.local", Type::Srv, "six.default.svc.cluster.local:91 + fd00::7"),
+        ("_._tcp.six.default.svc.cluster.local", Type::Srv, "NxDomain"),
+        (&six("fd00::7"), Type::Ptr, "six.default.svc.cluster.local"),
+        (&six("fd00::8"), Type::Ptr, "NotOurs"),
+        (six("fd00::7").split_once('.').unwrap().1, Type::Ptr, "NotOurs"),
+        (&format!("0.{}", six("fd00::7")), Type::Ptr, "NotOurs"),
+        (&format!("07.{}", six("fd00::7").split_once('.').unwrap().1), Type::Ptr, "NotOurs"),
+        ("9.0.96.10.in-addr.arpa", Type::Ptr, "shared-a.default.svc.cluster.local shared-b.default.svc.cluster.local"),
+        ("mixed.default.svc.cluster.local", Type::A, "10.0.1.1"),
+        ("mixed.default.svc.cluster.local", Type::Aaaa, "fd00::a fd00::b"),
+        ("mixed.default.svc.cluster.local", Type::Srv, &whole),
+        ("fd00--a.mixed.default.svc.cluster.local", Type::Aaaa, "fd00::a"),
+        // What has no hostname has no name of its own the other way round.
+        (&six("fd00::a"), Type::Ptr, "NotOurs"),
+        (&six("fd00::b"), Type::Ptr, "h.mixed.default.svc.cluster.local"),
+        ("nothing.default.svc.cluster.local", Type::A, "NxDomain"),
+        ("alias.default.svc.cluster.local", Type::Cname, api),
+        ("alias.default.svc.cluster.local", Type::Any, api),
+        (api, Type::Any, "10.96.0.7 api.default.svc.cluster.local:90 + 10.96.0.7"),
+        ("fd00--1-2.default.pod.cluster.local", Type::Aaaa, "fd00::1:2"),
+        ("10-0-0-01.default.pod.cluster.local", Type::A, "NxDomain"),
+        ("10.0.0-1.default.pod.cluster.local", Type::A, "NxDomain"),
+    ] {
+        assert_eq!(ask(&world, name, wanted), expected, "{name} {wanted:?}");
+    }
+    // An address that two Services have is the other's when one of them goes.
+    let mut zones = Zones::new(&world.snapshot, "cluster.local");
+    world.remove(&mainstay_api::kinds::SERVICE, &ObjectKey::new("default", "shared-a"));
+    zones.refresh(&world.snapshot, &ObjectKey::new("default", "shared-a"));
+    assert_eq!(ask_of(&zones, &world, "9.0.96.10.in-addr.arpa", Type::Ptr), "shared-b.default.svc.cluster.local");
+    world.remove(&mainstay_api::kinds::SERVICE, &ObjectKey::new("default", "shared-b"));
+    zones.refresh(&world.snapshot, &ObjectKey::new("default", "shared-b"));
+    assert_eq!(ask_of(&zones, &world, "9.0.96.10.in-addr.arpa", Type::Ptr), "NotOurs");
+}
+
 #[test]
 fn n2_n3_a_name_goes_with_its_pod_even_before_the_slice_is_written() {
     let mut world = world();
