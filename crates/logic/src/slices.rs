@@ -108,11 +108,7 @@ fn pack(
         if content.is_empty() && (!slices.is_empty() || !fresh.is_empty()) {
             break;
         }
-        let last = content.is_empty();
         fresh.push(content);
-        if last {
-            break;
-        }
     }
     let all_empty = contents.iter().all(Vec::is_empty);
     for (index, (slice, content)) in slices.iter().zip(contents).enumerate() {

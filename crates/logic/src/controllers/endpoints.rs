@@ -239,4 +239,146 @@ mod tests {
         world.run(&CONTROLLER, &ObjectKey::new("default", "web"), Timestamp::UNIX_EPOCH, usize::MAX);
         assert!(world.get(&kinds::ENDPOINTS, "default", "web").is_null());
     }
+
+    /// `ready | not ready : ports` of each subset, after the controller has nothing left to do.
+    fn settled(world: &mut World) -> Vec<String> {
+        world.settle(&[CONTROLLER], Timestamp::UNIX_EPOCH);
+        let subsets = world.get(&kinds::ENDPOINTS, "default", "web")["subsets"].clone();
+        let list = |list: &Value, field: &str| {
+            let one = |item: &Value| item[field].to_string().replace('"', "");
+            list.as_array().into_iter().flatten().map(one).collect::<Vec<_>>().join(",")
+        };
+        let shown = |subset: &Value| {
+            let [ready, not_ready] = ["addresses", "notReadyAddresses"].map(|field| list(&subset[field], "ip"));
+            let ports = &subset["ports"];
+            format!("{ready} | {not_ready} : {} {}", list(ports, "name"), list(ports, "port"))
+        };
+        subsets.as_array().into_iter().flatten().map(shown).collect()
+    }
+
+    fn service(spec: Value) -> Value {
+        let mut service = json!({"kind": "Service", "metadata": {"namespace": "default", "name": "web"},
+            "spec": {"selector": {"app": "web"}, "clusterIP": "10.96.0.1",
+                "ports": [{"port": 80, "targetPort": 8080}]}});
+        crate::world::merge(&mut service["spec"], spec);
+        service
+    }
+
+    fn running(name: &str, ips: &[&str], over: Value) -> Value {
+        let all: Vec<Value> = ips.iter().map(|ip| json!({ "ip": ip })).collect();
+        let mut object = pod(
+            name,
+            json!({"metadata": {"labels": {"app": "web"}}, "spec": {"nodeName": "n1"},
+            "status": {"phase": "Running", "podIP": ips[0], "podIPs": all,
+                "conditions": [{"type": "Ready", "status": "True"}]}}),
+        );
+        crate::world::merge(&mut object, over);
+        object
+    }
+
+    /// N1: who is in, under which ports, and who is not ready.
+    #[test]
+    fn n1_endpoints_are_what_the_service_asks_for() {
+        let leaving = || json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x.io/y"]}});
+        let unready = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}});
+        let named = json!({"ports": [{"name": "http", "port": 80, "targetPort": "http"}]});
+        let has_port = json!({"spec": {"containers": [{"name": "c", "image": "i", "ports": [{"name": "http",
+            "containerPort": 8080}]}]}});
+        let one = || running("a", &["10.0.0.1"], json!({}));
+        let other = |over: Value| running("b", &["10.0.0.2", "fd00::2"], over);
+        for (spec, pods, expected) in [
+            (json!({}), vec![one()], vec!["10.0.0.1 |  : null 8080"]),
+            (json!({}), vec![one(), other(leaving())], vec!["10.0.0.1 |  : null 8080"]),
+            (json!({}), vec![one(), other(unready.clone())], vec!["10.0.0.1 | 10.0.0.2 : null 8080"]),
+            (
+                json!({"publishNotReadyAddresses": true}),
+                vec![one(), other(unready), running("c", &["10.0.0.3"], leaving())],
+                vec!["10.0.0.1,10.0.0.2,10.0.0.3 |  : null 8080"],
+            ),
+            (
+                json!({"ipFamilies": ["IPv6", "IPv4"], "clusterIP": "fd00::1"}),
+                vec![one(), other(json!({}))],
+                vec!["fd00::2 |  : null 8080"],
+            ),
+            // A port that a pod does not have leaves it out; a Service without ports leaves nobody out.
+            (named.clone(), vec![one(), other(has_port)], vec!["10.0.0.2 |  : http 8080"]),
+            (named, vec![one()], vec![]),
+            (json!({"ports": null, "clusterIP": "None"}), vec![one()], vec!["10.0.0.1 |  :  "]),
+            (json!({"selector": null}), vec![one()], vec![]),
+            (json!({"selector": {"app": "other"}}), vec![one()], vec![]),
+        ] {
+            let mut world = World::default();
+            pods.into_iter().for_each(|pod| world.put(pod));
+            world.put(service(spec.clone()));
+            assert_eq!(settled(&mut world), expected, "{spec}");
+        }
+        // More than a thousand are cut off, which is said, and not when it is not so any more; ready ones stay.
+        let mut world = World::default();
+        let unready = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}});
+        for number in 0..1001 {
+            let ip = format!("10.0.{}.{}", number / 250, number % 250);
+            world.put(running(&format!("p{number:04}"), &[&ip], if number == 0 { unready.clone() } else { json!({}) }));
+        }
+        let said = |world: &World| world.get(&kinds::ENDPOINTS, "default", "web")["metadata"]["annotations"].clone();
+        world.put(service(json!({})));
+        let all = settled(&mut world);
+        assert!(all.len() == 1 && all[0].matches(',').count() == 999 && all[0].contains(" |  : "), "{:.60}", all[0]);
+        assert_eq!(said(&world), json!({OVER_CAPACITY: "truncated"}));
+        world.remove(&kinds::POD, &ObjectKey::new("default", "p0007"));
+        assert!(settled(&mut world)[0].contains("| 10.0.0.0 :"));
+        assert!(said(&world)[OVER_CAPACITY].is_null());
+        world.put(running("q", &["10.9.9.9"], json!({})));
+        settled(&mut world);
+        assert_eq!(said(&world), json!({OVER_CAPACITY: "truncated"}), "on what is there, too");
+    }
+
+    /// A8: whose Endpoints they are is said by their label; what is nobody's here stays as it is.
+    #[test]
+    fn a8_only_its_own_endpoints_go_with_the_service() {
+        let endpoints = |labels: Value, over: Value| {
+            let mut object = json!({"kind": "Endpoints", "metadata": {"namespace": "default", "name": "web",
+                "labels": labels}});
+            crate::world::merge(&mut object, over);
+            object
+        };
+        let ours = json!({MANAGED_BY: MANAGER});
+        let leaving = json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x.io/y"]}});
+        for (object, goes) in [
+            (endpoints(ours.clone(), json!({})), true),
+            (endpoints(ours, leaving.clone()), false),
+            (endpoints(json!({MANAGED_BY: "somebody"}), json!({})), false),
+            (endpoints(Value::Null, json!({})), false),
+        ] {
+            let mut world = World::default();
+            world.put(object.clone());
+            let writes =
+                (CONTROLLER.reconcile)(&world.snapshot, &ObjectKey::new("default", "web"), Timestamp::UNIX_EPOCH);
+            assert_eq!(writes.writes.len(), usize::from(goes), "{object}");
+        }
+        // A Service that goes gets none.
+        let mut world = World::default();
+        let mut going = service(json!({}));
+        crate::world::merge(&mut going, leaving);
+        world.put(going);
+        settled(&mut world);
+        assert!(world.get(&kinds::ENDPOINTS, "default", "web").is_null());
+        // Labels are the Service's, and whether it is headless.
+        let labels = |spec: Value, of_service: Value, before: Value| {
+            let mut world = World::default();
+            let mut object = service(spec);
+            object["metadata"]["labels"] = of_service;
+            world.put(object);
+            if !before.is_null() {
+                world.put(endpoints(before, json!({})));
+            }
+            settled(&mut world);
+            world.get(&kinds::ENDPOINTS, "default", "web")["metadata"]["labels"].clone()
+        };
+        let team = || json!({"team": "a", HEADLESS: "said by a user"});
+        assert_eq!(labels(json!({}), team(), Value::Null), json!({"team": "a", MANAGED_BY: MANAGER}));
+        let headless = json!({"clusterIP": "None"});
+        let expected = json!({"team": "a", HEADLESS: "", MANAGED_BY: MANAGER});
+        assert_eq!(labels(headless.clone(), team(), Value::Null), expected);
+        assert_eq!(labels(headless, team(), json!({"old": "label", "team": "b"})), expected);
+    }
 }

@@ -358,6 +358,89 @@ mod tests {
         assert!(world.get(&kinds::NODE, "", "n1")["metadata"]["annotations"][SILENT].is_null());
     }
 
+    /// What a node that fell silent says, whatever it said before; and who is told.
+    #[test]
+    fn s12_a_lost_nodes_conditions_keep_what_is_known() {
+        let mut world = world();
+        run(&mut world, 0);
+        world.events.clear();
+        let beat = "2026-01-01T00:00:00Z";
+        world.patch(
+            &kinds::NODE,
+            "",
+            "n1",
+            json!({"status": {"conditions": [
+            {"type": "Ready", "status": "True", "reason": "KubeletReady", "lastHeartbeatTime": beat},
+            {"type": "PIDPressure", "status": "Unknown", "reason": "Before"},
+            {"type": "Theirs", "status": "True", "reason": "T"}]}}),
+        );
+        run(&mut world, 40);
+        let conditions = world.get(&kinds::NODE, "", "n1")["status"]["conditions"].clone();
+        let shown = |type_: &str| {
+            let one = conditions.as_array().unwrap().iter().find(|one| one["type"] == type_).cloned().unwrap();
+            let text = |field: &str| one[field].as_str().unwrap_or("-").to_owned();
+            format!("{} {} {}", text("status"), text("reason"), text("lastHeartbeatTime"))
+        };
+        assert_eq!(shown("Ready"), format!("Unknown NodeStatusUnknown {beat}"));
+        assert_eq!(shown("MemoryPressure"), "Unknown NodeStatusNeverUpdated -");
+        assert_eq!((shown("PIDPressure"), shown("Theirs")), ("Unknown Before -".to_owned(), "True T -".to_owned()));
+        assert_eq!(
+            world.events,
+            ["NodeNotReady: Node n1 status is now: NodeNotReady", "NodeNotReady: Node is not ready"]
+        );
+    }
+
+    /// S12: each of them is seen by itself: a lease, a pod that says it is Ready on a node that is not, the first node
+    /// that is ready, and the last one.
+    #[test]
+    fn s12_leases_pods_and_other_nodes_wake_a_node() {
+        let mut world = World::default();
+        let unready = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}});
+        let woken = |world: &mut World, act: &dyn Fn(&mut World)| -> Vec<String> {
+            world.changes.clear();
+            act(world);
+            let mut keys = std::collections::BTreeSet::new();
+            for (before, change) in std::mem::take(&mut world.changes) {
+                (CONTROLLER.keys)(&before, &world.snapshot, &change, &mut |key| {
+                    keys.insert(key.name.to_string());
+                });
+            }
+            keys.into_iter().collect()
+        };
+        let with = |name: &str, ready: &str| {
+            let mut object = node(name, json!({}));
+            object["status"]["conditions"] = json!([{"type": "Ready", "status": ready}]);
+            object
+        };
+        world.put(with("n1", "False"));
+        world.put(with("n2", "False"));
+        assert_eq!(woken(&mut world, &|world| world.put(with("n2", "Unknown"))), ["n2"]);
+        assert_eq!(woken(&mut world, &|world| world.put(with("n2", "True"))), ["n1", "n2"], "the first that is ready");
+        assert_eq!(woken(&mut world, &|world| world.put(with("n3", "True"))), ["n3"]);
+        world.patch(&kinds::NODE, "", "n3", unready);
+        assert_eq!(woken(&mut world, &|world| world.put(with("n2", "False"))), ["n1", "n2", "n3"], "the last one");
+        world.put(with("n2", "True"));
+        assert_eq!(woken(&mut world, &|world| renew(world, 1)), ["n1"]);
+        let elsewhere = json!({"kind": "Lease", "metadata": {"namespace": "default", "name": "n1"}, "spec": {}});
+        assert_eq!(woken(&mut world, &|world| world.put(elsewhere.clone())), [""; 0]);
+        let on = |node: &str| {
+            json!({"kind": "Pod", "metadata": {"namespace": "default", "name": format!("p-{node}")},
+                "spec": {"nodeName": node, "containers": []}})
+        };
+        assert_eq!(woken(&mut world, &|world| world.put(on("n1"))), ["n1"]);
+        assert_eq!(woken(&mut world, &|world| world.put(on("n2"))), [""; 0], "its node is ready");
+    }
+
+    #[test]
+    fn a_lease_without_a_length_is_the_usual_one() {
+        for seconds in [json!(null), json!(0), json!(-5)] {
+            let lease = json!({"spec": {"leaseDurationSeconds": seconds}});
+            let lease: Lease = serde_json::from_value(lease).unwrap();
+            assert_eq!(grace(Some(&lease)), grace(None), "{seconds}");
+        }
+        assert_eq!(grace(None), SignedDuration::from_secs(40));
+    }
+
     #[test]
     fn a_node_is_announced_once() {
         let mut world = world();

@@ -136,6 +136,10 @@ mod tests {
         world.patch(&REPLICATION_CONTROLLER, "default", "rc", json!({"spec": {"replicas": 1}}));
         world.settle(&controllers, now);
         assert_eq!(owned(&world), 1);
+        world.put(json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"namespace": "default", "name": "late",
+            "labels": {"app": "a"}}, "spec": {"containers": []}}));
+        world.settle(&controllers, now);
+        assert_eq!(owned(&world), 1, "one that comes by itself is adopted, and is one too many then");
         world.assert_quiet(&controllers, now);
     }
 }

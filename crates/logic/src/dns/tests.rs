@@ -119,8 +119,14 @@ fn the_specification_beyond_its_first_table() {
             "endpoints": endpoints})
     };
     let ready = json!({"ready": true, "serving": true});
-    world.put(slice("m-6", "IPv6", "mixed", json!([
-        {"addresses": ["fd00::b"], "hostname": "h", "conditions": ready}, {"addresses": ["fd00::a"], "conditions": ready}])));
+    world.put(slice(
+        "m-6",
+        "IPv6",
+        "mixed",
+        json!([
+        {"addresses": ["fd00::b"], "hostname": "h", "conditions": ready},
+        {"addresses": ["fd00::a"], "conditions": ready}]),
+    ));
     world.put(slice(
         "m-4",
         "IPv4",

@@ -200,13 +200,16 @@ fn s4_s5_a_set_may_begin_anywhere_and_wait_for_time() {
     assert!(decided(&world, set, make(&world, 5)).is_empty(), "the first");
     assert_eq!(decided(&world, set, make(&world, 6)), ["S4"]);
     assert!(decided(&world, "somebody", make(&world, 6)).is_empty());
-    for ordinal in [1, 2, 5, 6, 7, 8] {
+    let other = Write::Create { kind: PERSISTENT_VOLUME_CLAIM.clone(), object: pod(&world, 6) };
+    assert!(decided(&world, set, other).is_empty(), "a claim is no pod");
+    for ordinal in [1, 2, 4, 5, 6, 7, 8] {
         let made = pod(&world, ordinal);
         world.put(made);
     }
     let goes = |world: &World, name: &str| decided(world, set, delete(&POD, name));
     assert_eq!([goes(&world, "web-7"), goes(&world, "web-8"), goes(&world, "web-6")], [vec!["S5"], vec![], vec![]]);
     assert_eq!([goes(&world, "web-1"), goes(&world, "web-2")], [vec!["S5"], vec![]], "below the first, too");
+    assert!(goes(&world, "web-4").is_empty(), "the one above stays");
     assert!(decided(&world, set, delete(&PERSISTENT_VOLUME_CLAIM, "web-7")).is_empty(), "a claim is no pod");
     let theirs = json!({ "metadata": { "ownerReferences": [{ "apiVersion": "apps/v1", "kind": "StatefulSet",
         "name": "web", "uid": "before", "controller": true }] } });

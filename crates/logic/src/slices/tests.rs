@@ -75,6 +75,7 @@ fn n1_an_endpoint_stays_where_it_is_and_others_fill_what_has_room() {
         ["s: 3"],
         "new ones fill in the order of slices"
     );
+    assert_eq!(identity(&endpoint("1")), ("1".to_owned(), "uid-1".to_owned()));
     // The same address of another pod is another endpoint.
     let again = json!({ "endpoints": [{ "addresses": ["1"], "targetRef": { "kind": "Pod", "uid": "before" } }] });
     assert_eq!(arranged(one(&["1"]), &[slice("s", &[], again)]), ["s: 1"]);

@@ -476,6 +476,9 @@ fn s10_s12_replica_sets_and_pods_wake_their_deployment() {
     assert_eq!(first.writes.len(), 1, "an adoption comes before anything else: {:?}", first.writes);
     world.settle(&only, now());
     assert_eq!((owner(&world, "1"), owner(&world, "0")), (json!("d"), json!(null)));
+    world.put(orphan("3", json!({})));
+    world.settle(&only, now());
+    assert_eq!(owner(&world, "3"), json!("d"));
     // Recreate: the last old pod goes, or ends, which no ReplicaSet says.
     for over in [None, Some(json!({"status": {"phase": "Succeeded"}}))] {
         let recreate = json!({"spec": {"strategy": {"type": "Recreate", "rollingUpdate": null}}});
