@@ -265,6 +265,7 @@ mod tests {
         assert_eq!(judge("m1", "m1 r1 here"), Verdict::Take, "an answer was lost");
         assert_eq!(judge("", ""), Verdict::Take, "an older agent's");
         assert_eq!(judge("m1", "m1 r0 here"), Verdict::Take, "the agent was started anew");
+        assert_eq!(judge("m1", "m1 r1 there"), Verdict::Take, "its own word, wherever the folder is by now");
         assert_eq!(judge("m1", "m1 r0 there box"), Verdict::Watch, "started anew");
         let own_word = Watched::default().judge(&own, "m1", None, seconds(5), clock(1));
         assert_eq!(own_word, Verdict::Take);
@@ -335,7 +336,8 @@ mod tests {
         let own = holder("m1", "r1", "boot.1.2");
         assert_eq!(Holder::parse(&own.to_string()), Some(own.clone()));
         let nameless = Holder { hardware: String::new(), ..own };
-        assert_eq!(Holder::parse(&nameless.to_string()), Some(nameless));
+        assert_eq!(Holder::parse(&nameless.to_string()), Some(nameless.clone()));
+        assert_eq!(nameless.to_string(), "m1 r1 boot.1.2");
         assert_eq!(Holder::parse("m1 r1"), None);
         assert_eq!(Holder::parse("m1 r1 p x y"), None);
     }
@@ -345,5 +347,92 @@ mod tests {
         assert!(!has_former_ended(40, seconds(100), seconds(140)));
         assert!(!has_former_ended(40, seconds(100), seconds(145)));
         assert!(has_former_ended(40, seconds(100), seconds(146)));
+        let free = crate::fencing::free_after(40);
+        assert!(has_former_ended(40, seconds(100), seconds(100) + free));
+        assert!(!has_former_ended(40, seconds(100), seconds(100) + free - Duration::from_millis(1)));
+    }
+
+    #[test]
+    fn s1_another_folder_of_this_machines_name_is_elsewhere() {
+        let own = holder("m1", "r1", "boot2.8.1");
+        assert!(own.is_elsewhere(&holder("m1", "r0", "boot2.8.9")));
+        assert!(!own.is_elsewhere(&holder("m2", "r0", "boot2.8.9")), "another machine is no copy");
+        assert!(!own.is_elsewhere(&holder("m1", "r1", "boot2.8.9")), "it is itself");
+        assert!(!own.is_elsewhere(&holder("m1", "r0", "boot2.8.1")), "it was started anew");
+    }
+
+    /// S1, S13: held is what was written and renewed so short a time ago that nobody else can have taken it; what was
+    /// held before another had it counts for nothing.
+    #[test]
+    fn s1_s13_a_lock_is_held_as_long_as_nobody_else_can_have_it() {
+        let own = holder("m1", "r1", "here");
+        let mut lock = Lock::default();
+        assert!(!lock.is_held(seconds(0)));
+        lock.written("3", LEASE, seconds(10), seconds(12));
+        assert_eq!((lock.version.as_deref(), lock.taken), (Some("3"), Some(seconds(12))));
+        assert_eq!([12, 24, 25, 99].map(|now| lock.is_held(seconds(now))), [true, true, false, false], "15 s from 10");
+        lock.written("4", LEASE, seconds(20), seconds(21));
+        assert_eq!((lock.version.as_deref(), lock.taken), (Some("4"), Some(seconds(12))), "without a break");
+        assert_eq!([34, 35].map(|now| lock.is_held(seconds(now))), [true, false]);
+        // Its own word changes nothing.
+        let made = Some(clock(-100));
+        let judge = |lock: &mut Lock, held_by: &str, version: &str, now: u64| {
+            let lease = found(held_by, version, 0);
+            lock.judge(&own, ("m1", made), Some(&lease), seconds(now), clock(now as i64))
+        };
+        assert_eq!(judge(&mut lock, "m1 r1 here", "4", 30), Verdict::Take);
+        assert_eq!((lock.taken, lock.is_taken_over, lock.node_made), (Some(seconds(12)), false, made));
+        // Another's: it has it no longer, and what that one ran is not over.
+        for (held_by, verdict, elsewhere) in
+            [("m1 r0 there box", Verdict::Watch, false), ("m1 r0 there other", Verdict::Elsewhere, true)]
+        {
+            let mut lock = lock.clone();
+            assert_eq!(judge(&mut lock, held_by, "7", 5), verdict);
+            assert_eq!((lock.taken, lock.is_taken_over, lock.is_elsewhere), (None, true, elsewhere), "{held_by}");
+            assert!(!lock.is_held(seconds(5)), "{held_by}");
+            // Held again, it begins to count then, and to watch anew.
+            lock.written("8", LEASE, seconds(40), seconds(41));
+            assert_eq!((lock.taken, lock.is_taken_over, lock.is_elsewhere), (Some(seconds(41)), true, false));
+            assert_eq!(judge(&mut lock, held_by, "9", 5), verdict, "{held_by}: nothing was seen of this one");
+        }
+        let mut taken = lock.clone();
+        assert_eq!(judge(&mut taken, "m2 r9 there", "7", 5), Verdict::TakeOver);
+        assert_eq!((taken.taken, taken.is_taken_over), (None, true));
+        let verdict = lock.judge(&own, ("m2", made), None, seconds(30), clock(30));
+        assert_eq!((verdict, lock.taken), (Verdict::Replaced, Some(seconds(12))), "that is for the agent to act on");
+    }
+
+    /// S13: a pod with a deadline may run elsewhere until that has passed: where the Node was made after the pod was
+    /// placed, or the Lease was another's.
+    #[test]
+    fn s13_what_a_former_machine_may_run_does_not_begin() {
+        let pod = |bound: Option<i64>| -> Pod {
+            let at = bound.map(|second| clock(second).to_string());
+            let condition = serde_json::json!({ "type": "PodScheduled", "status": "True", "lastTransitionTime": at });
+            serde_json::from_value(serde_json::json!({ "metadata": {}, "status": { "conditions": [condition] } }))
+                .unwrap()
+        };
+        let lock = |node_made: Option<i64>, is_taken_over: bool| Lock {
+            taken: Some(seconds(100)),
+            node_made: node_made.map(clock),
+            is_taken_over,
+            ..Lock::default()
+        };
+        let free = seconds(100) + crate::fencing::free_after(40);
+        for (story, lock, bound, waits) in [
+            ("its own node's", lock(Some(10), false), Some(20), false),
+            ("placed with the Node's making", lock(Some(20), false), Some(20), false),
+            ("placed before the Node was made", lock(Some(30), false), Some(20), true),
+            ("taken over", lock(Some(10), true), Some(20), true),
+            ("nothing says when the Node was made", lock(None, false), Some(20), false),
+            ("nothing says when it was placed", lock(Some(30), false), None, false),
+        ] {
+            let pod = pod(bound);
+            assert_eq!(lock.may_begin(&pod, Some(40), seconds(100)), !waits, "{story}");
+            assert!(lock.may_begin(&pod, Some(40), free), "{story}: its deadline has passed");
+            assert!(lock.may_begin(&pod, None, seconds(100)), "{story}: without a deadline a person has said so");
+            let without = Lock { taken: None, ..lock };
+            assert!(!without.may_begin(&pod, None, free) && !without.may_begin(&pod, Some(40), free), "{story}");
+        }
     }
 }
