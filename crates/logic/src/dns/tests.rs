@@ -101,6 +101,7 @@ fn the_specification_as_a_table() {
 
 /// Both families, ports without a name, several ports of one host, hosts without a name, and odd questions.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a list of cases")]
 fn the_specification_beyond_its_first_table() {
     let mut world = world();
     for (name, spec) in [

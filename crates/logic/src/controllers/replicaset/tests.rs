@@ -86,11 +86,15 @@ fn decided(world: &World, name: &str, now: Timestamp) -> Decision {
 }
 
 fn deleted(decision: &Decision) -> Vec<&str> {
-    let name = |write| match write {
-        &Write::Delete { ref kind, ref key, .. } if *kind == POD => Some(&*key.name),
-        _ => None,
-    };
-    decision.writes.iter().filter_map(name).collect()
+    let mut names = Vec::new();
+    for write in &decision.writes {
+        if let Write::Delete { kind, key, .. } = write
+            && *kind == POD
+        {
+            names.push(&*key.name);
+        }
+    }
+    names
 }
 
 fn made(decision: &Decision) -> usize {

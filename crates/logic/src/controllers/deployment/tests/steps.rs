@@ -81,6 +81,7 @@ fn told(decision: &Decision) -> Vec<String> {
 
 /// One step each, and nothing where there is nothing to do.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a list of cases")]
 fn each_step_stays_within_surge_and_unavailable() {
     let recreate = json!({"spec": {"strategy": {"type": "Recreate", "rollingUpdate": null}}});
     let paused = json!({"spec": {"paused": true}});
@@ -278,7 +279,8 @@ fn each_step_stays_within_surge_and_unavailable() {
         let mut seen: Vec<&str> = expected.split(' ').collect();
         let found = shown(&decision);
         let mut found: Vec<&str> = found.split(' ').collect();
-        (seen.sort_unstable(), found.sort_unstable());
+        seen.sort_unstable();
+        found.sort_unstable();
         assert_eq!((found, decision.waiting), (seen, waiting), "{story}");
     }
     let namespace = json!({"kind": "Namespace", "metadata": {"name": "default"}});
