@@ -29,7 +29,7 @@ const UNHELPFUL: &str = "Preemption is not helpful for scheduling";
 /// What upstream says of a node without less important pods whose room would do.
 const NO_VICTIMS: &str = "No preemption victims found for incoming pod";
 
-/// A node and the pods that would have to go.
+/// A node and the pods that would have to go, first of all those that are known to stay.
 struct Candidate {
     node: String,
     victims: Vec<Arc<Pod>>,
@@ -147,9 +147,8 @@ fn cost(candidate: &Candidate) -> (bool, i32, i64, usize, Reverse<Option<Timesta
 
 fn evict(pod: &Pod, candidate: &Candidate, now: Timestamp) -> Decision {
     let mut decision = Decision::default();
-    // Who is known to stay is asked first: where one may not be deleted, the others need not go.
-    let (stay, go): (Vec<_>, Vec<_>) = candidate.victims.iter().partition(|victim| stays(victim));
-    for victim in stay.into_iter().chain(go).filter(|victim| !is_terminating(&victim.metadata)) {
+    // Who is known to stay comes first: where one may not be deleted, the others need not go.
+    for victim in candidate.victims.iter().filter(|victim| !is_terminating(&victim.metadata)) {
         let why = "default-scheduler: preempting to accommodate a higher priority pod";
         if told(victim).is_none_or(|told| told.status != "True") {
             let status = json!({"conditions": pods::disrupted(victim, REASON, why, now)});

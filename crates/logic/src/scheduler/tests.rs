@@ -4,6 +4,7 @@ use super::*;
 use crate::world::{World, merge};
 use serde_json::Value;
 
+mod assumed;
 mod claims;
 mod preemption;
 mod relations;

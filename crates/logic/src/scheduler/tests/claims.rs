@@ -4,15 +4,15 @@
 use super::*;
 use crate::volume::{BUILT_IN, HOSTNAME, SELECTED_NODE, VOLUME_ROOT};
 
-fn class(provisioner: &str, mode: &str) -> Value {
+pub(super) fn class(provisioner: &str, mode: &str) -> Value {
     json!({"kind": "StorageClass", "metadata": {"name": "c"}, "provisioner": provisioner, "volumeBindingMode": mode})
 }
 
-fn delayed() -> Value {
+pub(super) fn delayed() -> Value {
     class(BUILT_IN[0], "WaitForFirstConsumer")
 }
 
-fn claim(name: &str, over: Value) -> Value {
+pub(super) fn claim(name: &str, over: Value) -> Value {
     let uid = format!("uid-{name}");
     let metadata = json!({"namespace": "default", "name": name, "uid": uid});
     let mut claim = json!({"kind": "PersistentVolumeClaim", "metadata": metadata,
@@ -22,7 +22,7 @@ fn claim(name: &str, over: Value) -> Value {
     claim
 }
 
-fn volume(name: &str, over: Value) -> Value {
+pub(super) fn volume(name: &str, over: Value) -> Value {
     let mut volume = json!({"kind": "PersistentVolume", "metadata": {"name": name}, "spec": {
         "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce", "ReadWriteMany", "ReadOnlyMany",
             "ReadWriteOncePod"], "storageClassName": "c", "nfs": {"server": "192.0.2.1", "path": "/v"}},
@@ -31,22 +31,22 @@ fn volume(name: &str, over: Value) -> Value {
     volume
 }
 
-fn held_by(claim: &str) -> Value {
+pub(super) fn held_by(claim: &str) -> Value {
     json!({"spec": {"claimRef": {"namespace": "default", "name": claim, "uid": format!("uid-{claim}")}}})
 }
 
-fn on(hostname: &str) -> Value {
+pub(super) fn on(hostname: &str) -> Value {
     json!({"spec": {"nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [
         {"key": HOSTNAME, "operator": "In", "values": [hostname]}]}]}}}})
 }
 
-fn both(mut one: Value, other: Value) -> Value {
+pub(super) fn both(mut one: Value, other: Value) -> Value {
     merge(&mut one, other);
     one
 }
 
 /// A claim and its volume, both sides written.
-fn bound(over: Value) -> Vec<Value> {
+pub(super) fn bound(over: Value) -> Vec<Value> {
     vec![
         claim("data", json!({"spec": {"volumeName": "v"}, "status": {"phase": "Bound"}})),
         volume("v", both(held_by("data"), over)),
@@ -59,7 +59,7 @@ fn nodes() -> World {
     world
 }
 
-fn uses(claims: &[&str]) -> Value {
+pub(super) fn uses(claims: &[&str]) -> Value {
     let volumes: Vec<Value> =
         claims.iter().map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}})).collect();
     json!({"spec": {"volumes": volumes}})
