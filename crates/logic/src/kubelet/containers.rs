@@ -115,7 +115,7 @@ pub(super) fn init_standings(view: &PodView) -> impl Iterator<Item = (&Container
 /// Whether an init container holds back those after it. One that failed for good has, in whatever sandbox that was.
 fn init_standing(view: &PodView, container: &Container, begun: bool) -> Init {
     let failed = |code: i32| code != 0 && !restarts(view, container, code);
-    if !begun && !is_sidecar(container) && ended(view, &container.name).is_some_and(failed) {
+    if !begun && ended(view, &container.name).is_some_and(failed) {
         return Init::Failed;
     }
     let Some(latest) = view.latest(&container.name).filter(|fact| in_this_sandbox(view, fact)) else {
@@ -277,7 +277,8 @@ pub fn pull_policy(image: &str, given: Option<&str>) -> PullPolicy {
         Some("IfNotPresent") => PullPolicy::IfNotPresent,
         _ => {
             let name = image.rsplit('/').next().unwrap_or(image);
-            let moving = !image.contains('@') && (name.ends_with(":latest") || !name.contains(':'));
+            // A digest has a colon, too.
+            let moving = name.ends_with(":latest") || !name.contains(':');
             if moving { PullPolicy::Always } else { PullPolicy::IfNotPresent }
         }
     }

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, PodSpec};
 
-use super::view::{PodView, Sandbox};
+use super::view::PodView;
 use super::{KubeletDecision, containers, status};
 
 /// A pod's ephemeral containers, as containers that have no probes, hooks and ports.
@@ -35,16 +35,17 @@ fn container(of: &EphemeralContainer) -> Container {
     }
 }
 
-/// Starts those that were never started, whatever the others wait for.
+/// In a sandbox that is there: starts those that were never started, whatever the others wait for.
 pub(super) fn run(view: &PodView, now: Timestamp, decision: &mut KubeletDecision) {
-    if !matches!(view.sandbox, Sandbox::Ready { .. }) {
-        return;
-    }
     for container in view.spec().into_iter().flat_map(of) {
         let name = &container.name;
-        let was_there = status::recorded_status(view, name).is_some_and(|status| status.container_id.is_some());
-        if view.latest(name).is_none() && !was_there {
+        if view.latest(name).is_none() && !was_there(view, name) {
             containers::start(view, &container, None, now, decision);
         }
     }
+}
+
+/// Whether the API has that it was there, whatever the runtime knows of it by now.
+pub(super) fn was_there(view: &PodView, name: &str) -> bool {
+    status::recorded_status(view, name).is_some_and(|status| status.container_id.is_some())
 }

@@ -36,9 +36,8 @@ pub(super) fn is_possible(view: &PodView) -> bool {
 
 /// Whether a container ended in a way that such a rule is about.
 fn triggers(view: &PodView, container: &Container) -> bool {
-    is_such(container)
-        && ended(view, &container.name)
-            .is_some_and(|code| rule_about(container, code).is_some_and(|rule| rule.action == ACTION))
+    ended(view, &container.name)
+        .is_some_and(|code| rule_about(container, code).is_some_and(|rule| rule.action == ACTION))
 }
 
 fn is_noted(view: &PodView) -> bool {

@@ -12,7 +12,7 @@ use super::admission::Refusal;
 use super::backoff::plus_seconds;
 use super::containers::{Init, container_id, crash_until, init_standings, is_over, is_replaced, restarts};
 use super::view::{ContainerFact, ImageState, Life, PodEvent, PodView, Sandbox};
-use super::{Stage, conditions, probes, qos, resize, restart_all};
+use super::{Stage, conditions, ephemeral, probes, qos, resize, restart_all};
 use crate::pods::is_sidecar;
 
 /// How long `ErrImagePull` stands before it becomes `ImagePullBackOff`.
@@ -91,13 +91,13 @@ pub(super) fn status(view: &PodView, stage: &Stage, now: Timestamp) -> PodStatus
     if let Some(spec) = view.spec() {
         let init = spec.init_containers.as_deref().unwrap_or_default();
         let was_refused = recorded.phase.as_deref() == Some("Failed") && recorded.container_statuses.is_none();
-        let all = |containers: &[Container], init| {
-            containers.iter().map(|container| container_status(view, container, init, stage, now)).collect()
+        let all = |containers: &[Container], role| {
+            containers.iter().map(|container| container_status(view, container, role, stage, now)).collect()
         };
-        status.init_container_statuses = Some(all(init, true)).filter(|all: &Vec<_>| !all.is_empty());
-        status.container_statuses = Some(all(&spec.containers, false));
-        let ephemeral = super::ephemeral::of(spec).map(|container| {
-            let status = container_status(view, &container, false, stage, now);
+        status.init_container_statuses = Some(all(init, Role::Init)).filter(|all: &Vec<_>| !all.is_empty());
+        status.container_statuses = Some(all(&spec.containers, Role::Regular));
+        let ephemeral = ephemeral::of(spec).map(|container| {
+            let status = container_status(view, &container, Role::Ephemeral, stage, now);
             ContainerStatus { ready: false, started: None, ..status }
         });
         status.ephemeral_container_statuses = Some(ephemeral.collect()).filter(|all: &Vec<_>| !all.is_empty());
@@ -250,16 +250,27 @@ fn blocked(view: &PodView, container: &Container, now: Timestamp) -> Option<Cont
     Some(waiting(reason, Some(message.clone())))
 }
 
-fn runs_again(view: &PodView, container: &Container, init: bool, code: i32) -> bool {
-    is_sidecar(container)
-        || is_replaced(view, &container.name)
-        || (code != 0 || !init) && restarts(view, container, code)
+/// Which of a pod's lists a container is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Init,
+    Regular,
+    /// It runs once, whatever the pod's policy.
+    Ephemeral,
+}
+
+fn runs_again(view: &PodView, container: &Container, role: Role, code: i32) -> bool {
+    match role {
+        Role::Ephemeral => false,
+        Role::Init if code == 0 && !is_sidecar(container) => false,
+        Role::Init | Role::Regular => is_replaced(view, &container.name) || restarts(view, container, code),
+    }
 }
 
 fn container_status(
     view: &PodView,
     container: &Container,
-    init: bool,
+    role: Role,
     stage: &Stage,
     now: Timestamp,
 ) -> ContainerStatus {
@@ -274,7 +285,11 @@ fn container_status(
         ..Default::default()
     };
     let Some(fact) = view.latest(name) else {
-        let is_due = init || !is_over(view, container) || restart_all::is_cleared(view);
+        let is_due = match role {
+            Role::Init => true,
+            Role::Regular => !is_over(view, container) || restart_all::is_cleared(view),
+            Role::Ephemeral => !ephemeral::was_there(view, name),
+        };
         let runs = *stage == Stage::Live && is_due;
         return unseen(view, status, runs, blocked(view, container, now).unwrap_or_else(default));
     };
@@ -313,12 +328,13 @@ fn container_status(
             let running = ContainerStateRunning { started_at: Some(Time(*since)) };
             status.state = Some(ContainerState { running: Some(running), ..Default::default() });
             status.started = Some(probes::is_started(view, container, fact.attempt));
-            status.ready = (!init || is_sidecar(container)) && probes::is_ready(view, container, fact.attempt);
+            status.ready =
+                (role != Role::Init || is_sidecar(container)) && probes::is_ready(view, container, fact.attempt);
         }
         Life::Exited { .. } | Life::Lost => {
             let ended = terminated(view, fact);
             let code = fact.exit().map_or(LOST_CODE, |(code, _)| code);
-            let held = (*stage == Stage::Live && runs_again(view, container, init, code))
+            let held = (*stage == Stage::Live && runs_again(view, container, role, code))
                 .then(|| blocked(view, container, now))
                 .flatten();
             if let Some(held) = held {
@@ -327,7 +343,7 @@ fn container_status(
             } else {
                 status.state = ended;
             }
-            status.ready = init && !is_sidecar(container) && code == 0;
+            status.ready = role == Role::Init && !is_sidecar(container) && code == 0;
         }
     }
     status

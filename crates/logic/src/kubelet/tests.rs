@@ -11,9 +11,11 @@ mod agenda;
 mod clock;
 mod containers;
 mod endings;
+mod facts;
 mod resizes;
 mod restart_all;
 mod statuses;
+mod turns;
 
 /// One pod, a clock, and what the decisions said.
 struct Bench {

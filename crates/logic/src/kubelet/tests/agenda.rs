@@ -304,3 +304,87 @@ fn a_pull_gives_way_to_that_of_another_image() {
     assert_eq!(desk.begins(), [image]);
     assert_eq!(desk.begins(), []);
 }
+
+/// Times that are waited for move along with a clock that is set, and so does the pod's own time.
+#[test]
+fn s12_what_is_under_way_waits_no_longer_when_the_clock_is_set_back() {
+    let spec = probed();
+    let mut desk = Desk::new(&spec);
+    desk.now = Timestamp::from_second(1000).unwrap();
+    desk.observe("c", 0, RUNNING);
+    desk.observe("d", 0, RUNNING);
+    desk.agenda.take_pod(going("2", &spec), desk.now);
+    desk.begins();
+    desk.agenda.view.apply(Fact::Remembered(true), desk.now);
+    desk.finish(&Key::Remember, End::Done);
+    let (c, d) = (Key::Stop("c".to_owned(), 0), Key::Stop("d".to_owned(), 0));
+    assert_eq!(desk.begins(), [c.clone(), d]);
+    desk.finish(&c, End::Failed);
+    let tombstoned = desk.agenda.view.tombstoned_since.unwrap();
+    desk.now = Timestamp::from_second(400).unwrap();
+    desk.agenda.clock_stepped(SignedDuration::from_secs(-600));
+    assert_eq!(desk.agenda.view.tombstoned_since, Some(tombstoned - SignedDuration::from_secs(600)));
+    assert_eq!(desk.step().wake_at, Some(Timestamp::from_second(401).unwrap()));
+    // The other stop's deadline is that of before, by this clock: it is not asked for again.
+    assert_eq!(desk.begins(), []);
+    desk.pass(1);
+    assert_eq!(desk.begins(), [c]);
+}
+
+#[test]
+fn s1_a_pod_hears_who_has_its_name_and_when_nobody_has() {
+    let mut desk = Desk::new(&one_container());
+    let update = |desk: &mut Desk, uid: Option<&str>| {
+        desk.agenda.update(PodUpdate::Predecessor(uid.map(str::to_owned)), desk.now)
+    };
+    assert_eq!(update(&mut desk, Some("older")), (Vec::new(), None));
+    assert_eq!(desk.begins(), [], "it waits");
+    update(&mut desk, None);
+    assert_eq!(desk.begins(), [Key::Image("c".to_owned())]);
+}
+
+/// What ends early for a pod that goes: what asks whether it lives, too.
+#[test]
+fn a_liveness_probe_is_cut_when_its_pod_goes() {
+    let mut spec = one_container();
+    spec["containers"][0]["livenessProbe"] = json!({ "exec": {} });
+    let mut desk = Desk::new(&spec);
+    desk.observe("c", 0, RUNNING);
+    let probe = Key::Probe("c".to_owned(), 0, ProbeKind::Liveness);
+    assert_eq!(desk.begins(), std::slice::from_ref(&probe));
+    desk.agenda.take_pod(going("2", &spec), desk.now);
+    assert_eq!(desk.step().cut, [probe]);
+}
+
+/// A pause is of what failed: the end of something else neither makes one nor ends it.
+#[test]
+fn what_ends_otherwise_leaves_a_pause_as_it_is() {
+    let spec = probed();
+    let mut desk = Desk::new(&spec);
+    desk.observe("c", 1, ended(0, false));
+    desk.observe("c", 2, RUNNING);
+    desk.observe("c", 0, ended(0, false));
+    let (remove, image) = (Key::Remove("c".to_owned(), 0), Key::Image("d".to_owned()));
+    assert!(desk.begins().contains(&remove));
+    desk.finish(&image, End::Failed);
+    desk.finish(&remove, End::Refused);
+    assert!(desk.begins().contains(&remove), "what failed was not of its kind");
+    desk.finish(&remove, End::Failed);
+    desk.finish(&image, End::Done);
+    assert!(!desk.begins().contains(&remove), "the pause goes on");
+}
+
+/// What was taken by the API, and has not come back by a watch yet, is told; what is on its way there is not.
+#[test]
+fn nothing_is_taken_away_before_its_end_is_told() {
+    let spec = json!({ "containers": [{ "name": "c", "image": "img:1" }], "restartPolicy": "Never" });
+    let mut desk = Desk::new(&spec);
+    desk.observe("c", 0, RUNNING);
+    assert_eq!(desk.begins(), []);
+    desk.observe("c", 0, ended(0, false));
+    let keys = |desk: &mut Desk| desk.step().begin.into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+    assert_eq!(keys(&mut desk), [Key::Status]);
+    assert_eq!(keys(&mut desk), [], "it is being written");
+    desk.finish(&Key::Status, End::Done);
+    assert_eq!(keys(&mut desk), [Key::RemoveSandbox]);
+}

@@ -320,3 +320,137 @@ fn conformance_a_status_says_who_a_containers_first_process_began_as() {
     bench.network().image("c").step();
     assert_eq!(told(&bench), None);
 }
+
+/// Of what the runtime has lost (`mainstay down`, a restart of the machine), the API's word stands: what runs again is
+/// said to have ended, what does not stays as it was.
+#[test]
+fn what_is_lost_is_said_by_what_the_api_had() {
+    let mut spec = one_container();
+    spec["initContainers"] = json!([{ "name": "i", "image": "img:1" }]);
+    spec["ephemeralContainers"] = json!([{ "name": "look", "image": "img:1" }, { "name": "ran", "image": "img:1" }]);
+    let mut bench = Bench::new(spec);
+    bench.network().image("look");
+    assert!(bench.step().contains("Start look/0"), "{}", bench.step());
+    bench.started("i", 0).exited("i", 0, 0).started("c", 0).started("look", 0).exited("look", 0, 3).started("ran", 0);
+    bench.step();
+    let before = bench.said("/ephemeralContainerStatuses/0");
+    assert_eq!(before["state"]["terminated"]["exitCode"], 3);
+    let step = bench.restarted().step();
+    assert_eq!(step, "Sandbox | Pending i=PodInitializing<0x1 c=PodInitializing<137x1");
+    // An ephemeral container runs once, whatever the pod's policy.
+    assert_eq!(bench.said("/ephemeralContainerStatuses/0"), before);
+    let ran = bench.said("/ephemeralContainerStatuses/1");
+    assert_eq!(ran["state"]["terminated"]["reason"], "ContainerStatusUnknown");
+    assert_eq!(ran["restartCount"], 0);
+    bench.network().image("look").image("ran").image("i");
+    let step = bench.step();
+    assert!(step.starts_with("Start i/1 |"), "{step}");
+
+    // One that waited for its next attempt.
+    let mut bench = Bench::new(one_container());
+    bench.network().started("c", 0).exited("c", 0, 1).started("c", 1).exited("c", 1, 2);
+    assert!(bench.step().ends_with("c=CrashLoopBackOff<2x1"));
+    assert!(bench.restarted().step().ends_with("c=ContainerCreating<2x2"), "{}", bench.step());
+    // One of which nothing was said.
+    let silent = json!({ "phase": "Pending", "containerStatuses": [{ "name": "c", "ready": false, "image": "img:1",
+        "imageID": "", "restartCount": 0, "state": {} }] });
+    let mut bench = Bench::new(one_container());
+    bench.view.pod.status = Some(serde_json::from_value(silent).unwrap());
+    assert!(bench.step().ends_with(" c=ContainerCreating"), "{}", bench.step());
+}
+
+#[test]
+fn a_container_that_was_given_to_see_is_not_in_a_hurry_to_be_seen_as_failed() {
+    let ended = |life: Life, policy: &str| {
+        let mut spec = one_container();
+        spec["restartPolicy"] = json!(policy);
+        let mut bench = Bench::new(spec);
+        bench.network().life("c", 0, life).step();
+        bench.said("/containerStatuses/0/state/terminated/reason")
+    };
+    let life = |code: i32, oom: bool, fenced: bool, second: i64| Life::Exited {
+        code,
+        signal: None,
+        oom,
+        fenced,
+        started: Timestamp::from_second(second).unwrap(),
+        finished: Timestamp::from_second(9).unwrap(),
+        message: None,
+    };
+    for (life, expected) in [
+        (life(0, false, false, 1), "Completed"),
+        (life(1, false, false, 1), "Error"),
+        (life(137, true, false, 1), "OOMKilled"),
+        (life(128, false, false, 0), "StartError"),
+        (life(137, true, true, 1), "Fenced"),
+        (Life::Lost, "ContainerStatusUnknown"),
+    ] {
+        assert_eq!(ended(life.clone(), "Never"), expected, "{life:?}");
+    }
+    // What ended is not started.
+    let mut bench = Bench::new(one_container());
+    bench.network().started("c", 0).step();
+    assert_eq!(bench.said("/containerStatuses/0/started"), json!(true));
+    bench.exited("c", 0, 1).step();
+    assert_eq!(bench.said("/containerStatuses/0/started"), json!(false));
+    // Nothing asked for is nothing allocated.
+    let mut spec = one_container();
+    spec["containers"][0]["resources"] = json!({ "requests": {} });
+    let mut bench = Bench::new(spec);
+    bench.network().started("c", 0).step();
+    assert_eq!(bench.said("/containerStatuses/0/allocatedResources"), Value::Null);
+}
+
+#[test]
+fn lists_that_are_empty_are_not_there() {
+    let mut spec = one_container();
+    spec["initContainers"] = json!([]);
+    let mut bench = Bench::new(spec);
+    assert!(bench.step().ends_with("c=ContainerCreating"), "{}", bench.step());
+    assert_eq!(bench.said("/initContainerStatuses"), Value::Null);
+    assert_eq!(bench.said("/ephemeralContainerStatuses"), Value::Null);
+}
+
+/// A pod that others wrote to have failed: what is here is told, and what was told stays.
+#[test]
+fn a_pod_that_failed_by_anothers_word_says_what_there_is() {
+    let failed = |statuses: Value| {
+        let mut bench = Bench::new(one_container());
+        let status = json!({ "phase": "Failed", "containerStatuses": statuses });
+        bench.view.pod.status = Some(serde_json::from_value(status).unwrap());
+        bench
+    };
+    let mut bench = failed(Value::Null);
+    bench.step();
+    assert_eq!(bench.said("/containerStatuses"), Value::Null, "nothing of it ever was");
+    let mut bench = failed(Value::Null);
+    assert_eq!(bench.started("c", 0).exited("c", 0, 7).step(), "Unmount | Failed c=Error:7");
+    let ended = json!([{ "name": "c", "ready": false, "image": "img:1", "imageID": "", "restartCount": 0,
+        "containerID": "mainstay://u1/c/0", "state": { "terminated": { "exitCode": 7, "reason": "Error" } } }]);
+    assert_eq!(failed(ended).step(), "Unmount | Failed c=Error:7");
+}
+
+#[test]
+fn an_address_is_said_while_it_is_the_pods() {
+    let mut bench = Bench::new(one_container());
+    bench.network().started("c", 0).step();
+    assert_eq!(bench.said("/podIP"), "10.0.0.5");
+    let since = bench.now;
+    let mut going = Bench::new(one_container());
+    going.network().started("c", 0).step();
+    bench.fact(Fact::Sandbox(Sandbox::Dead { since })).step();
+    assert_eq!(bench.said("/podIP"), Value::Null, "the next one has another");
+    going.deleted(30).fact(Fact::Remembered(true)).exited("c", 0, 0).fact(Fact::Sandbox(Sandbox::Absent)).step();
+    assert_eq!(going.said("/podIP"), "10.0.0.5", "there is no next one");
+}
+
+#[test]
+fn a_pull_that_failed_backs_off_after_two_seconds() {
+    let mut bench = Bench::new(one_container());
+    bench.network();
+    let failed = Err(("ErrImagePull", "why".to_owned()));
+    bench.fact(Fact::Image { container: "c".to_owned(), image: "img:1".to_owned(), result: failed });
+    assert!(bench.step().ends_with("c=ErrImagePull"), "{}", bench.step());
+    assert!(bench.pass(1).step().ends_with("c=ErrImagePull"), "{}", bench.step());
+    assert!(bench.pass(1).step().ends_with("c=ImagePullBackOff"), "{}", bench.step());
+}
