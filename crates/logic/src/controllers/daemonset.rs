@@ -129,9 +129,8 @@ pub fn observe<'a>(snapshot: &'a Snapshot, key: &ObjectKey) -> Option<Observed<'
         Some((*node, snapshot.refused(uid, node, &hash(&refused).unwrap_or_default())?))
     });
     let refusals = refusals.collect();
-    let nodes = snapshot.nodes.iter().map(|(key, node): (_, &std::sync::Arc<Node>)| {
-        (&*key.name, if matching { placement::fit(set, node) } else { Fit::Leaves })
-    });
+    let nodes =
+        snapshot.nodes.iter().map(|(key, node): (_, &std::sync::Arc<Node>)| (&*key.name, placement::fit(set, node)));
     let namespace = snapshot.namespaces.get(&ObjectKey::new("", key.namespace.clone()));
     Some(Observed {
         set,

@@ -304,6 +304,7 @@ mod tests {
             (named.clone(), vec![one(), other(has_port)], vec!["10.0.0.2 |  : http 8080"]),
             (named, vec![one()], vec![]),
             (json!({"ports": null, "clusterIP": "None"}), vec![one()], vec!["10.0.0.1 |  :  "]),
+            (json!({"ports": [], "clusterIP": "None"}), vec![one()], vec!["10.0.0.1 |  :  "]),
             (json!({"selector": null}), vec![one()], vec![]),
             (json!({"selector": {"app": "other"}}), vec![one()], vec![]),
         ] {
@@ -311,6 +312,22 @@ mod tests {
             pods.into_iter().for_each(|pod| world.put(pod));
             world.put(service(spec.clone()));
             assert_eq!(settled(&mut world), expected, "{spec}");
+        }
+        // Without ports there is no list of them, and those of a Service without a selector are somebody else's.
+        let mut world = World::default();
+        world.put(one());
+        world.put(service(json!({"ports": null, "clusterIP": "None"})));
+        settled(&mut world);
+        assert!(world.get(&kinds::ENDPOINTS, "default", "web")["subsets"][0]["ports"].is_null());
+        for selector in [json!(null), json!({})] {
+            let mut world = World::default();
+            let mut of_others = service(json!({}));
+            of_others["spec"]["selector"] = selector.clone();
+            world.put(of_others);
+            let theirs = json!({"kind": "Endpoints", "metadata": {"namespace": "default", "name": "web"},
+                "subsets": [{"addresses": [{"ip": "192.0.2.7"}], "ports": [{"port": 5}]}]});
+            world.put(theirs);
+            assert_eq!(settled(&mut world), ["192.0.2.7 |  : null 5"], "{selector}");
         }
         // More than a thousand are cut off, which is said, and not when it is not so any more; ready ones stay.
         let mut world = World::default();

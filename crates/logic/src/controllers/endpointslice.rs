@@ -198,7 +198,7 @@ fn endpoint(service: &Service, pod: &Pod, address: &str, nodes: &Objects<Node>) 
 /// The name of a pod below this Service: its hostname, when its subdomain is the Service.
 pub fn hostname(service: &Service, pod: &Pod) -> Option<String> {
     let spec = pod.spec.as_ref()?;
-    let below = spec.subdomain.is_some() && spec.subdomain == service.metadata.name;
+    let below = spec.subdomain == service.metadata.name;
     spec.hostname.clone().filter(|hostname| below && !hostname.is_empty())
 }
 
@@ -330,6 +330,29 @@ mod tests {
         world.remove(&kinds::POD, &ObjectKey::new("default", "web-0"));
         settle(&mut world);
         assert_eq!(shown(&world), ["10.0.0.2 ynn web-1"]);
+    }
+
+    /// N1: what others make for a Service stays, and of one that goes nothing is made anew.
+    #[test]
+    fn n1_slices_of_others_and_of_a_service_that_goes_are_left_alone() {
+        let theirs = json!({"kind": "EndpointSlice", "metadata": {"namespace": "default", "name": "theirs",
+            "labels": {"kubernetes.io/service-name": "web", (MANAGED_BY): "somebody"}}, "addressType": "IPv4",
+            "endpoints": [{"addresses": ["192.0.2.7"]}]});
+        for spec in [json!({}), json!({"selector": null}), json!({"selector": {}})] {
+            let mut world = world();
+            world.put(theirs.clone());
+            world.put(pod("web-0", "10.0.0.1", true));
+            world.patch(&kinds::SERVICE, "default", "web", json!({"spec": {"selector": null}}));
+            world.patch(&kinds::SERVICE, "default", "web", json!({ "spec": spec }));
+            settle(&mut world);
+            assert_eq!(shown(&world), ["192.0.2.7 nnn -"], "{spec}");
+        }
+        let mut world = world();
+        let leaving = json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x.io/held"]});
+        world.patch(&kinds::SERVICE, "default", "web", json!({ "metadata": leaving }));
+        world.put(pod("web-0", "10.0.0.1", true));
+        settle(&mut world);
+        assert_eq!(world.all(&kinds::ENDPOINT_SLICE).count(), 0);
     }
 
     #[test]

@@ -148,8 +148,16 @@ mod tests {
                 "ports": [{"port": 5432}]}]}));
         let slices = run(&mut world);
         assert_eq!(slices.len(), 1);
+        assert_eq!(slices[0]["endpoints"][0]["conditions"]["ready"], true);
         assert_eq!(slices[0]["endpoints"][1]["conditions"]["ready"], false);
         assert_eq!(slices[0]["metadata"]["ownerReferences"][0]["kind"], "Endpoints");
+        // One that is on its way is not told to go again.
+        let name = slices[0]["metadata"]["name"].as_str().unwrap();
+        let mut leaving = world.clone();
+        let finalizers = json!({"metadata": {"finalizers": ["x.io/held"]}});
+        leaving.patch(&kinds::ENDPOINT_SLICE, "default", name, finalizers);
+        leaving.patch(&kinds::SERVICE, "default", "db", json!({"spec": {"selector": {"app": "db"}}}));
+        assert_eq!(run(&mut leaving).len(), 1);
         world.patch(&kinds::SERVICE, "default", "db", json!({"spec": {"selector": {"app": "db"}}}));
         assert!(run(&mut world).is_empty(), "with a selector, the slices are the other controller's");
     }

@@ -106,6 +106,7 @@ fn the_specification_beyond_its_first_table() {
     let mut world = world();
     for (name, spec) in [
         ("six", json!({"clusterIP": "fd00::7", "ports": [{"port": 90}, {"name": "b", "port": 91}]})),
+        ("low", json!({"clusterIP": "d00::7", "ports": [{"name": "", "port": 92}]})),
         ("mixed", json!({"clusterIP": "None"})),
         ("nothing", json!({"type": "ExternalName", "externalName": "."})),
         ("shared-a", json!({"clusterIP": "10.96.0.9"})),
@@ -139,8 +140,13 @@ fn the_specification_beyond_its_first_table() {
         "m-5",
         "IPv4",
         "mixed",
-        json!([{"addresses": ["10.0.1.1"], "hostname": "h", "conditions": ready}]),
+        json!([{"addresses": ["10.0.1.1"], "hostname": "h", "conditions": ready},
+            {"addresses": ["10.0.1.1"], "hostname": "g", "conditions": ready,
+                "targetRef": {"kind": "Pod", "namespace": "default", "name": "g", "uid": "g"}}]),
     ));
+    world.put(json!({"kind": "Pod", "metadata": {"namespace": "default", "name": "g", "uid": "g"},
+        "status": {"podIP": "10.0.1.1"}}));
+    world.put(slice("api-4", "IPv4", "api", json!([{"addresses": ["10.0.2.1"], "conditions": ready}])));
     world.put(json!({"kind": "Pod", "metadata": {"namespace": "default", "name": "p6", "uid": "p6"},
         "status": {"podIP": "fd00::1:2"}}));
     let six = |address: &str| {
@@ -149,10 +155,10 @@ fn the_specification_beyond_its_first_table() {
         let nibbles: Vec<String> = digits.chars().rev().map(String::from).collect();
         format!("{}.ip6.arpa", nibbles.join("."))
     };
-    let hosts = ["fd00--a", "h"].map(|host| format!("{host}.mixed.default.svc.cluster.local"));
+    let hosts = ["fd00--a", "g", "h"].map(|host| format!("{host}.mixed.default.svc.cluster.local"));
     let srv: Vec<String> =
         [1, 2].iter().flat_map(|port| hosts.iter().map(move |host| format!("{host}:{port}"))).collect();
-    let whole = format!("{} + fd00::a 10.0.1.1 fd00::b", srv.join(" "));
+    let whole = format!("{} + fd00::a 10.0.1.1 10.0.1.1 fd00::b", srv.join(" "));
     let api = "api.default.svc.cluster.local";
     for (name, wanted, expected) in [
         ("six.default.svc.cluster.local", Type::Aaaa, "fd00::7"),
@@ -166,6 +172,15 @@ fn the_specification_beyond_its_first_table() {
         ("_._tcp.six.default.svc.cluster.local", Type::Srv, "NxDomain"),
         (&six("fd00::7"), Type::Ptr, "six.default.svc.cluster.local"),
         (&six("fd00::8"), Type::Ptr, "NotOurs"),
+        (&six("d00::7"), Type::Ptr, "low.default.svc.cluster.local"),
+        (&six("d00::7").replace(".0.ip6", ".ip6"), Type::Ptr, "NotOurs"),
+        (&six("d00::7").replace(".0.ip6", ".00.ip6"), Type::Ptr, "NotOurs"),
+        ("_._tcp.low.default.svc.cluster.local", Type::Srv, "NxDomain"),
+        ("1.1.0.10.in-addr.arpa", Type::Ptr, "g.mixed.default.svc.cluster.local h.mixed.default.svc.cluster.local"),
+        // What is behind a Service with an address has no part in its name, nor in its ports.
+        (api, Type::A, "10.96.0.7"),
+        (api, Type::Srv, "api.default.svc.cluster.local:90 + 10.96.0.7"),
+        ("1.2.0.10.in-addr.arpa", Type::Ptr, "NotOurs"),
         (six("fd00::7").split_once('.').unwrap().1, Type::Ptr, "NotOurs"),
         (&format!("0.{}", six("fd00::7")), Type::Ptr, "NotOurs"),
         (&format!("07.{}", six("fd00::7").split_once('.').unwrap().1), Type::Ptr, "NotOurs"),
@@ -182,6 +197,7 @@ fn the_specification_beyond_its_first_table() {
         ("alias.default.svc.cluster.local", Type::Any, api),
         (api, Type::Any, "10.96.0.7 api.default.svc.cluster.local:90 + 10.96.0.7"),
         ("fd00--1-2.default.pod.cluster.local", Type::Aaaa, "fd00::1:2"),
+        ("fd00-0-0-0-0-0-1-2.default.pod.cluster.local", Type::Aaaa, "NxDomain"),
         ("10-0-0-01.default.pod.cluster.local", Type::A, "NxDomain"),
         ("10.0.0-1.default.pod.cluster.local", Type::A, "NxDomain"),
     ] {

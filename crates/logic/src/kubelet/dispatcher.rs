@@ -214,6 +214,8 @@ mod tests {
         assert_eq!(pods.put(pod("y", "y1")), []);
         let begun = pods.synced(|| vec![pod("x", "x1"), pod("y", "y1")]);
         assert_eq!(said(&begun), ["begin x1 held", "begin x2 held after x1", "begin y1 held"]);
+        let mut twice = Dispatcher::default();
+        assert_eq!(said(&twice.synced(|| vec![pod("x", "x1"), pod("x", "x1")])), ["begin x1 held"], "once");
         assert_eq!(pods.synced(|| unreachable!("only after the first list")), []);
     }
 

@@ -332,6 +332,57 @@ fn of_several_pods_on_a_node_one_stays() {
     }
 }
 
+/// Without a surge one of two that run stays at once, whatever their templates.
+#[test]
+fn without_a_surge_no_node_keeps_an_old_pod_beside_a_new_one() {
+    for (surge, gone) in [(0, 1), (1, 0)] {
+        let strategy = json!({"maxSurge": surge, "maxUnavailable": 1 - surge});
+        let mut world = world(1, json!({"updateStrategy": {"rollingUpdate": strategy}}));
+        rest(&mut world);
+        let name = names(&world)[0].clone();
+        let mut other = world.get(&POD, "default", &name);
+        let metadata = json!({"name": "agent-old", "uid": "old", "creationTimestamp": "2026-01-01T00:00:00Z",
+            "labels": {"controller-revision-hash": "old"}});
+        merge(&mut other, json!({ "metadata": metadata }));
+        world.put(other);
+        let waits = json!([{"type": "Ready", "status": "False"}]);
+        world.patch(&POD, "default", &name, json!({"status": {"conditions": waits}}));
+        assert_eq!(decided(&world).0.len(), gone, "surge: {surge}");
+    }
+}
+
+/// X7, S7: a node that refuses one pod after the other is asked ever more seldom, and at once of another template.
+#[test]
+fn a_node_that_refuses_is_asked_less_and_less_of_the_same_template() {
+    let ago = |seconds: i64| Timestamp::from_second(1_800_000_000 - seconds).unwrap().to_string();
+    let refused = |beside: bool, template: Option<&str>| {
+        let mut world = world(1, json!({"updateStrategy": {"type": "OnDelete"}}));
+        let name = names(&world)[0].clone();
+        let mut pod = world.get(&POD, "default", &name);
+        world.remove(&POD, &ObjectKey::new("default", &*name));
+        merge(&mut pod, json!({"spec": {"nodeName": "n1"}, "status": {"phase": "Failed"}}));
+        for (name, created) in [("agent-a", 40), ("agent-b", 10)] {
+            world.remove(&POD, &ObjectKey::new("default", "agent-a"));
+            merge(&mut pod, json!({"metadata": {"name": name, "uid": name, "creationTimestamp": ago(created)}}));
+            world.put(pod.clone());
+        }
+        if beside {
+            let metadata = json!({"name": "agent-old", "uid": "old", "creationTimestamp": ago(90),
+                "labels": {"controller-revision-hash": "old"}});
+            merge(&mut pod, json!({"metadata": metadata, "status": {"phase": "Running"}}));
+            world.put(pod);
+        }
+        if let Some(template) = template {
+            world.patch(&DAEMON_SET, "default", "agent", image(template));
+        }
+        let decision = daemonset::decide(&daemonset::observe(&world.snapshot, &key()).expect("observed"), now());
+        (decided(&world).0.len(), decision.wake_at.map(|at| at.duration_since(now()).as_secs()))
+    };
+    assert_eq!(refused(false, None), (0, Some(20)), "thirty seconds after the last one");
+    assert_eq!(refused(true, None), (0, Some(20)), "whoever runs beside it");
+    assert_eq!(refused(false, Some("good:2")), (1, None));
+}
+
 /// S10, S12: revisions and pods without an owner are taken in, and a revision that was deleted is made again.
 #[test]
 fn what_belongs_to_it_is_taken_in_and_made_again() {
@@ -456,6 +507,59 @@ fn nothing_is_made_where_it_would_not_live_or_for_everybody() {
         (0, vec![Waiting::NamespaceTerminating]),
         "the namespace goes"
     );
+    // With nothing to make, nothing waits.
+    world.remove(&NODE, &ObjectKey::new("", "n1"));
+    let decision = daemonset::decide(&daemonset::observe(&world.snapshot, &key()).expect("observed"), now());
+    assert_eq!(decision.waiting, []);
+}
+
+/// What a pod needs is written before it, and one that is on its way is not told to go again.
+#[test]
+fn pods_are_made_last_and_told_to_go_once() {
+    let mut world = world(0, json!({}));
+    node(&mut world, "n1", json!({}), Value::Null);
+    change_unsettled(&mut world);
+    let decision = daemonset::decide(&daemonset::observe(&world.snapshot, &key()).expect("observed"), now());
+    let kinds: Vec<&str> = decision
+        .writes
+        .iter()
+        .map(|write| match write {
+            Write::Create { kind, .. } | Write::Patch { kind, .. } => &*kind.kind,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(kinds, ["ControllerRevision", "DaemonSet", "Pod"]);
+    world.settle(CONTROLLERS, now());
+    rest(&mut world);
+    let name = names(&world)[0].clone();
+    node(&mut world, "n1", json!({}), json!([{"key": "k", "effect": "NoExecute"}]));
+    assert_eq!(decided(&world).0.len(), 1);
+    world.delete(&POD, "default", &name, None);
+    assert_eq!(decided(&world).0.len(), 0);
+}
+
+/// A new template, with nothing decided of it.
+fn change_unsettled(world: &mut World) {
+    world.patch(&DAEMON_SET, "default", "agent", image("good:2"));
+}
+
+/// The node is one more condition of every term that the template has: never a way around them.
+#[test]
+fn a_pod_may_only_be_where_its_template_and_its_set_want_it() {
+    let terms = |terms: Value| {
+        let affinity = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+            "nodeSelectorTerms": terms}}});
+        let world = world(1, json!({"template": {"spec": {"affinity": affinity}}}));
+        let pod = world.all(&POD).next().cloned();
+        pod.map(|pod| {
+            let path = "/spec/affinity/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms";
+            pod.pointer(path).unwrap().as_array().unwrap().iter().map(|term| term["matchFields"].clone()).collect()
+        })
+    };
+    let here = json!([{"key": "metadata.name", "operator": "In", "values": ["n1"]}]);
+    let absent = |key: &str| json!({"matchExpressions": [{"key": key, "operator": "DoesNotExist"}]});
+    let made: Option<Vec<Value>> = terms(json!([absent("a"), absent("b")]));
+    assert_eq!(made, Some(vec![here.clone(), here]));
 }
 
 fn merged(one: &Value, other: &Value) -> Value {
@@ -467,18 +571,18 @@ fn merged(one: &Value, other: &Value) -> Value {
 /// A pod that no node has yet goes with the node that it is for; one that is bound there is not this controller's.
 #[test]
 fn pods_for_a_node_that_is_no_more_go_unless_they_are_bound_there() {
-    for (bound, leaving, gone) in [(false, false, 1), (true, false, 0), (false, true, 0)] {
+    for (bound, leaving, gone) in [(None, false, 1), (Some("n1"), false, 0), (None, true, 0), (Some(""), false, 1)] {
         let mut world = world(1, json!({}));
-        if bound {
-            rest(&mut world);
-        }
         let name = names(&world)[0].clone();
+        if let Some(node) = bound {
+            world.patch(&POD, "default", &name, json!({"spec": {"nodeName": node}}));
+        }
         if leaving {
             let metadata = json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "finalizers": ["x.io/y"]});
             world.patch(&POD, "default", &name, json!({ "metadata": metadata }));
         }
         world.remove(&NODE, &ObjectKey::new("", "n1"));
-        assert_eq!(decided(&world).0.len(), gone, "bound: {bound}, leaving: {leaving}");
+        assert_eq!(decided(&world).0.len(), gone, "bound: {bound:?}, leaving: {leaving}");
     }
 }
 
@@ -516,6 +620,8 @@ fn the_status_counts_each_node_once_and_leaves_out_what_is_none() {
     node(&mut world, "n4", json!({}), json!([{"key": "k", "effect": "NoSchedule"}]));
     let decision = daemonset::decide(&daemonset::observe(&world.snapshot, &key()).expect("observed"), now());
     assert_eq!(decision.waiting, [Waiting::NotYetAvailable]);
+    let later = now().checked_add(jiff::SignedDuration::from_secs(10)).unwrap();
+    assert_eq!(decision.wake_at, Some(later));
     world.settle(CONTROLLERS, now());
     let all = world.get(&DAEMON_SET, "default", "agent")["status"].clone();
     for (field, expected) in [
@@ -530,7 +636,6 @@ fn the_status_counts_each_node_once_and_leaves_out_what_is_none() {
     ] {
         assert_eq!(all[field], expected, "{field}");
     }
-    let later = now().checked_add(jiff::SignedDuration::from_secs(10)).unwrap();
     world.ask_anew();
     world.settle(CONTROLLERS, later);
     world.run(&daemonset::CONTROLLER, &key(), later, usize::MAX);

@@ -187,6 +187,7 @@ fn what_is_observed_is_of_one_attempt_and_an_end_is_final() {
     desk.agenda.view.pod.status = Some(decide(&desk.agenda.view, desk.now).status);
     desk.agenda.view.containers.clear();
     assert_eq!(desk.observe("d", 0, ended(137, true)), [], "a restarted agent says nothing that was said");
+    assert_eq!(desk.observe("d", 1, ended(137, true)).len(), 1, "of the next attempt it was not");
 }
 
 #[test]

@@ -13,7 +13,7 @@ impl Bench {
         events.iter().map(show).collect()
     }
 
-    fn of_image(&mut self, name: &str, attempt: u32, image: &str) -> &mut Self {
+    pub(super) fn of_image(&mut self, name: &str, attempt: u32, image: &str) -> &mut Self {
         let mut all = self.view.containers.clone();
         let of = |fact: &&mut ContainerFact| fact.name == name && fact.attempt == attempt;
         all.iter_mut().filter(of).for_each(|fact| fact.image = image.to_owned());
@@ -84,6 +84,12 @@ fn each_fact_is_worth_upstreams_events() {
         let told = format!("{fact:?}");
         assert_eq!(bench.worth(fact), expected, "{told}");
     }
+    // One that warns has passed.
+    let mut bench = Bench::new(probed("readinessProbe"));
+    bench.network().started("c", 0);
+    let (began, outcome) = (bench.now, ProbeOutcome::Warning("hm".to_owned()));
+    bench.fact(Fact::Probe { container: container(), attempt: 0, kind: ProbeKind::Readiness, began, outcome });
+    assert!(bench.step().ends_with("c=running+"), "{}", bench.step());
     // A probe of what has ended meanwhile is no news, and no early one either.
     let mut bench = Bench::new(probed("readinessProbe"));
     bench.network().started("c", 0).exited("c", 0, 1);
@@ -141,6 +147,20 @@ fn another_image_begins_without_the_back_off_of_the_last() {
         bench.fact(Fact::Started { container: "c".to_owned(), attempt: 2 });
         assert_eq!(bench.crash("c"), expected, "{first} then {second}");
     }
+    let mut bench = Bench::new(one_container());
+    bench.network().started("c", 0).exited("c", 0, 1).started("c", 1).exited("c", 1, 1);
+    bench.fact(Fact::Containers(Vec::new())).started("c", 2);
+    assert_eq!(bench.crash("c"), Some(10), "of one whose record is lost nothing new is known");
+    // Also where all containers may be restarted at once.
+    let mut spec = one_container();
+    spec["containers"][0]["restartPolicyRules"] =
+        json!([{ "action": "RestartAllContainers", "exitCodes": { "operator": "In", "values": [42] } }]);
+    let mut bench = Bench::new(spec);
+    bench.network().started("c", 0).exited("c", 0, 1).started("c", 1).exited("c", 1, 1).step();
+    let since = bench.now;
+    bench.life("c", 2, Life::Running { since }).of_image("c", 2, "img:2");
+    bench.fact(Fact::Started { container: "c".to_owned(), attempt: 2 });
+    assert_eq!(bench.crash("c"), None);
     // What the API says of an attempt before is of use only where all containers may have been forgotten for it.
     let mut bench = Bench::new(one_container());
     bench.network().started("c", 0).exited("c", 0, 1).started("c", 1).step();

@@ -360,7 +360,7 @@ fn what_is_lost_is_said_by_what_the_api_had() {
 }
 
 #[test]
-fn a_container_that_was_given_to_see_is_not_in_a_hurry_to_be_seen_as_failed() {
+fn how_a_container_ended_is_said_in_one_word() {
     let ended = |life: Life, policy: &str| {
         let mut spec = one_container();
         spec["restartPolicy"] = json!(policy);
@@ -393,6 +393,10 @@ fn a_container_that_was_given_to_see_is_not_in_a_hurry_to_be_seen_as_failed() {
     assert_eq!(bench.said("/containerStatuses/0/started"), json!(true));
     bench.exited("c", 0, 1).step();
     assert_eq!(bench.said("/containerStatuses/0/started"), json!(false));
+    // Of an image that is not known the pod's word stands.
+    let mut bench = Bench::new(one_container());
+    bench.network().started("c", 0).of_image("c", 0, "").step();
+    assert_eq!(bench.said("/containerStatuses/0/image"), "img:1");
     // Nothing asked for is nothing allocated.
     let mut spec = one_container();
     spec["containers"][0]["resources"] = json!({ "requests": {} });

@@ -133,6 +133,47 @@ fn room_made_in_a_round_is_kept_and_nobody_goes_twice() {
     let small = |name| (name, cores("1", 5));
     let seen = outcomes(&mut world, &[small("a"), ("vip", cores("4", 10)), small("b")]);
     assert_eq!(seen, ["n1", "room on n1", CORES.trim_end_matches('.')]);
+    // Nor on a node that was looked at before and that nobody of the round went to.
+    let mut world = nodes(&["n1", "n2"], &json!({}));
+    running(&mut world, "high", "n1", cores("3", 20));
+    running(&mut world, "low", "n2", cores("3", 0));
+    let seen = outcomes(&mut world, &[small("a"), ("vip", cores("4", 10)), small("b")]);
+    assert_eq!(seen, ["n1", "room on n2", CORES.trim_end_matches('.')]);
+}
+
+/// What was found out for one pod is of use to those of its namespace and controller, with the same containers.
+#[test]
+fn pods_of_a_round_are_alike_only_within_their_namespace_and_controller() {
+    let apart = json!({"spec": {"affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+        {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "web"}}}]}}}});
+    let mut world = nodes(&["n1"], &json!({}));
+    running(&mut world, "there", "n1", json!({}));
+    world.put(pod("p", apart.clone()));
+    world.put(pod("p", both(json!({"metadata": {"namespace": "other"}}), apart)));
+    let keys = ["default", "other"].map(|namespace| ObjectKey::new(namespace, "p"));
+    let decisions = schedule(&world.snapshot, &keys, Timestamp::UNIX_EPOCH);
+    let why = "0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules";
+    assert_eq!(decisions.iter().map(outcome).collect::<Vec<_>>(), [why, "n1"]);
+
+    let of = |set: &str| {
+        let owner =
+            json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "name": set, "uid": set, "controller": true});
+        json!({ "metadata": {"ownerReferences": [owner]} })
+    };
+    let mut world = nodes(&["n1", "n2", "n3"], &json!({}));
+    running(&mut world, "a-0", "n1", of("a"));
+    running(&mut world, "b-0", "n2", of("b"));
+    ["x", "y"].iter().for_each(|name| running(&mut world, name, "n3", json!({})));
+    assert_eq!(outcomes(&mut world, &[("a-1", of("a")), ("b-1", of("b"))]), ["n2", "n1"]);
+
+    let two = |second: &str| {
+        let of = |name: &str, cpu: &str| json!({"name": name, "resources": {"requests": {"cpu": cpu}}});
+        json!({"spec": {"containers": [of("c", "1"), of("d", second)], "initContainers": [of("i", "1")]}})
+    };
+    let mut world = nodes(&["n1"], &json!({}));
+    let seen = outcomes(&mut world, &[("large", two("4")), ("small", two("1")), ("again", two("4"))]);
+    let none = "0/1 nodes are available: 1 Insufficient cpu";
+    assert_eq!(seen, [none, "n1", none]);
 }
 
 /// The same of writes that others have overtaken: the driver lays them over a newer view.
@@ -182,7 +223,7 @@ fn what_is_assumed_is_of_the_object_that_was_meant() {
         ("it is gone", bind("q", "uid-q"), false),
         ("a volume", create(volumes, volume("new", json!({}))), true),
         ("there is one", create(volumes, volume("v", json!({"metadata": {"uid": "other"}}))), false),
-        ("none of the scheduler's", create(pods, pod("new", json!({}))), false),
+        ("none of its kind", create(claims, volume("new", json!({}))), false),
         ("no volume at all", create(volumes, json!({"metadata": {"name": "new"}, "spec": 1})), false),
         ("a volume's patch", patch(volumes, "v", "uid-v", marked.clone()), true),
         ("another volume's", patch(volumes, "v", "uid-x", marked.clone()), false),
@@ -190,10 +231,12 @@ fn what_is_assumed_is_of_the_object_that_was_meant() {
         ("a claim's patch", patch(claims, "data", "uid-data", marked.clone()), true),
         ("another claim's", patch(claims, "data", "uid-x", marked.clone()), false),
         ("a nomination", patch(pods, "p", "uid-p", nominated.clone()), true),
-        ("another pod's", patch(pods, "p", "uid-x", nominated), false),
+        ("another pod's", patch(pods, "p", "uid-x", nominated.clone()), false),
+        ("what nobody's place depends on", patch(pods, "p", "uid-p", marked.clone()), false),
+        ("of another kind", patch(&kinds::SECRET, "p", "uid-p", nominated), false),
         ("going", delete(pods, "there", "uid-there"), true),
         ("another is going", delete(pods, "there", "uid-x"), false),
-        ("no pod", delete(volumes, "v", "uid-v"), false),
+        ("no pod", delete(&kinds::SECRET, "there", "uid-there"), false),
     ];
     for (story, write, changes) in table {
         let before = view().snapshot;
