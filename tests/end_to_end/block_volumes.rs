@@ -70,6 +70,27 @@ fn v4_v7_v10_a_sets_block_device_outlives_agent_and_pod_and_grows() {
         .eventually("the claim has grown", || cluster.field("pvc/data-raw-0", "{.status.capacity.storage}") == "64Mi");
     assert_eq!(size(&cluster), (64 << 20).to_string());
 
+    // X6: a container that comes later gets the device as a device, and never the folder of all containers' nodes.
+    let mut pod: serde_json::Value =
+        serde_json::from_str(&cluster.kubectl(&["get", "pod/raw-0", "-o", "json"])).unwrap();
+    let look = |name: &str, field: &str, given: serde_json::Value| {
+        let command = ["sh", "-c", "head -c 5 /dev/data > /dev/termination-log"];
+        serde_json::json!({"name": name, "image": "test.local/busybox:1", "command": command, field: [given]})
+    };
+    pod["spec"]["ephemeralContainers"] = serde_json::json!([
+        look("look", "volumeDevices", serde_json::json!({"name": "data", "devicePath": "/dev/data"})),
+        look("wrong", "volumeMounts", serde_json::json!({"name": "data", "mountPath": "/nodes"})),
+    ]);
+    let path = "/api/v1/namespaces/default/pods/raw-0/ephemeralcontainers";
+    let output = cluster.kubectl_with(&["replace", "--raw", path, "-f", "-"], &pod.to_string());
+    assert!(output.status.success(), "{output:?}");
+    let state = |index: u8, of: &str| {
+        cluster.field("pod/raw-0", &format!("{{.status.ephemeralContainerStatuses[{index}].state.{of}.message}}"))
+    };
+    cluster.eventually("the device was read", || state(0, "terminated") == "hello");
+    let why = "volume data has volumeMode Block, but is specified in volumeMounts";
+    cluster.eventually("the mount is refused", || state(1, "waiting").contains(why));
+
     // V4: the next pod of the same identity has it, and so has its init container.
     cluster.kubectl(&["delete", "pod/raw-0"]);
     ready(&cluster);

@@ -407,6 +407,10 @@ async fn volume_mount(
     env: &Variables,
 ) -> Result<Mount, String> {
     let volume = kubelet.volumes.mounted(&context.uid, &mount.name).map_err(|error| error.to_string())?;
+    if volume.block.is_some() {
+        // An ephemeral container, which came later than the volume: what is there are all containers' nodes (X6).
+        return Err(format!("volume {} has volumeMode Block, but is specified in volumeMounts", mount.name));
+    }
     let sub_path = match (&mount.sub_path, &mount.sub_path_expr) {
         (Some(path), _) if !path.is_empty() => Some(path.clone()),
         (_, Some(expression)) if !expression.is_empty() => Some(environment::path(expression, env)?),
