@@ -6,6 +6,7 @@ mod crash;
 mod damage;
 mod disk;
 mod etcd;
+mod fallen;
 mod group;
 mod index;
 mod kill;

@@ -114,6 +114,12 @@ fn a11_all_of_a_clusters_name_is_kept() {
         assert!(matches!(refused, Err(OpenError::Foreign { .. })), "{other}");
     }
     assert_eq!(ClusterId::parse(&ours.to_string()), Some(ours));
+    // A store of nobody's is its first cluster's from then on.
+    let folder = tempfile::tempdir().unwrap();
+    let open = |owner| Store::open(folder.path(), Options { owner, ..Options::inline() });
+    assert_eq!(open(Owner::Anyone).unwrap().cluster(), None);
+    assert_eq!(open(Owner::Claim { cluster: ours, existing: true }).unwrap().cluster(), Some(ours));
+    assert_eq!(open(Owner::Anyone).unwrap().cluster(), Some(ours));
     for wrong in
         ["", "0", &"0".repeat(32), &"g".repeat(32), &"1".repeat(31), &"1".repeat(33), &format!("+{}", "1".repeat(31))]
     {

@@ -1,6 +1,7 @@
 //! What no crash does: bytes that change, rows that vanish, files that are gone, empty or another's (A10, A11).
 
 use super::{delete_op, put_op};
+use crate::disk::{Access, Disk};
 use crate::testing::FaultyDisk;
 use crate::{ClusterId, FILE, OpenError, Options, Owner, RestoreError, Revision, Source, Store, Txn, examine, restore};
 use bytes::Bytes;
@@ -169,6 +170,9 @@ fn what_is_sound_is_read_past_the_damage_and_restored_a10_a3() {
 
         let (new, cluster) = (tempfile::tempdir().unwrap(), ClusterId::new(7));
         restore(new.path(), cluster, Revision(written.0.0 + 1000), &found.entries).unwrap();
+        let made = FaultyDisk::with(std::fs::read(new.path().join(FILE)).unwrap());
+        let made = Disk::open(Source::backend(made), Access::Make).unwrap();
+        assert_eq!(made.marked().unwrap(), Some(Revision(written.0.0 + 1000)), "noted beside the engine's (A2)");
         let again = restore(new.path(), cluster, Revision(9999), &found.entries);
         assert!(matches!(again, Err(RestoreError::Exists(_))), "{again:?}");
         let store = open_folder(new.path(), Owner::Anyone).unwrap();

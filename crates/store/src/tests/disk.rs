@@ -93,7 +93,9 @@ fn a2_what_a_failed_sync_left_is_written_again() {
     let calls = faulty.calls();
     disk.settle().unwrap();
     assert_eq!(faulty.calls(), calls, "once");
-    assert_eq!(faulty.reboot(1).bytes(), b"lostlate");
+    for seed in 0..16 {
+        assert_eq!(faulty.reboot(seed).bytes(), b"lostlate", "{seed}");
+    }
     // What was cut off does not come back.
     let (faulty, disk) = opened(Vec::new());
     disk.release().unwrap();
@@ -134,6 +136,40 @@ impl redb::StorageBackend for Nowhere {
     fn write(&self, _: u64, data: &[u8]) -> io::Result<()> {
         self.written.fetch_add(data.len(), Ordering::Relaxed);
         Ok(())
+    }
+}
+
+/// What a good sync has made durable is not kept any longer.
+#[test]
+fn x4_nothing_is_kept_of_what_was_synced() {
+    let nowhere = Arc::new(Nowhere::default());
+    let disk = Disk::open(Source::Backend(nowhere.clone()), Access::Make).unwrap();
+    disk.release().unwrap();
+    nowhere.syncs.store(true, Ordering::Relaxed);
+    for _ in 0..3 {
+        disk.write(0, &vec![1; MAX_UNSYNCED / 2]).unwrap();
+        disk.sync_data().unwrap();
+    }
+    disk.write(0, b"late").unwrap();
+    nowhere.syncs.store(false, Ordering::Relaxed);
+    assert!(disk.sync_data().is_err());
+    nowhere.syncs.store(true, Ordering::Relaxed);
+    let before = nowhere.written.load(Ordering::Relaxed);
+    disk.settle().unwrap();
+    assert_eq!(nowhere.written.load(Ordering::Relaxed) - before, 4);
+}
+
+/// A2: whoever opens a file notes beside the newest mark, whichever slot that is in.
+#[test]
+fn a2_marks_follow_each_other_over_any_number_of_openings() {
+    let mut bytes = vec![0; 4096];
+    for revision in 1..6 {
+        let (_, disk) = opened(bytes);
+        disk.release().unwrap();
+        let before = disk.marked().unwrap();
+        assert_eq!(before, Some(Revision(revision - 1)).filter(|before| before.0 > 0));
+        disk.mark(Revision(revision));
+        bytes = all(&disk);
     }
 }
 
@@ -234,6 +270,10 @@ fn a10_checksums_are_of_everything() {
         of_row(b"ab", Revision(1), b"d"),
         of_row(b"", Revision(1), b"abc"),
         of_row(b"ab", Revision(1), b""),
+        of_row(b"ba", Revision(1), b"c"),
+        // A key that looks like another one with its revision.
+        of_row(b"a", Revision(1), b"\x02\0\0\0\0\0\0\0x"),
+        of_row(b"a\x01\0\0\0\0\0\0\0", Revision(2), b"x"),
     ];
     assert_eq!(std::collections::BTreeSet::from(rows).len(), rows.len(), "{rows:?}");
     let base = Summary { revision: Revision(5), sum: Sum { rows: 3, digest: 77 }, cluster: ClusterId::new(9) };

@@ -2,7 +2,7 @@
 
 use super::{delete_op, put_op};
 use crate::testing::{Fault, FaultyDisk};
-use crate::{FILE, OpenError, Opened, Options, SEALED_PREFIX, Seal, Source, Store, Txn, examine};
+use crate::{CommitError, FILE, OpenError, Opened, Options, SEALED_PREFIX, Seal, Source, Store, Txn, examine};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,6 +22,10 @@ fn keys(current: u8, known: &[u8]) -> Option<Arc<dyn Seal>> {
 }
 
 impl Seal for Keys {
+    fn ready(&self, key: &[u8]) -> Result<(), String> {
+        if key == b"s/locked" { Err("the keeper of the keys is away".to_owned()) } else { Ok(()) }
+    }
+
     fn seal(&self, key: &[u8], value: &[u8]) -> Option<Vec<u8>> {
         let nonce = self.nonce.fetch_add(1, Ordering::Relaxed);
         let sealed = value.iter().map(|byte| byte ^ self.current ^ nonce);
@@ -105,6 +109,17 @@ fn sealed_rows_are_plain_in_memory_and_sound_on_the_disk_a10() {
     assert_eq!(on_disk(&disk), rows(&[("p/b", 0), ("p/f", 0), ("s/a", 1), ("s/g", 1)]));
 }
 
+/// Nothing of a transaction is stored where a value of it cannot be sealed.
+#[test]
+fn what_cannot_be_sealed_now_is_refused_and_changes_nothing() {
+    let (disk, content) = filled();
+    let store = Store::open_sealed(Source::backend(disk.clone()), Options::inline(), keys(1, &[1])).unwrap();
+    let refused = store.commit_blocking(Txn { expect: vec![], ops: vec![put_op("p/x", "x"), put_op("s/locked", "x")] });
+    let Err(CommitError::Unsealable(why)) = refused else { panic!("{refused:?}") };
+    assert_eq!((why.as_str(), shown(&store)), ("the keeper of the keys is away", content));
+    commit(&store, vec![put_op("p/x", "x")]);
+}
+
 #[test]
 fn rows_are_sealed_anew_when_the_keys_have_changed() {
     let (disk, content) = filled();
@@ -158,7 +173,7 @@ fn a_failed_commit_of_sealed_rows_is_undone_a1_a2() {
 fn a_commit_of_sealed_rows_whose_undoing_fails_is_undone_later_a2_a10() {
     let (base, content) = filled();
     let mut twice = 0;
-    for (first, then) in (0..16).flat_map(|first| (1..16).map(move |then| (first, first + then))) {
+    for (first, then) in (0..20).flat_map(|first| (1..48).map(move |then| (first, first + then))) {
         let disk = FaultyDisk::with(base.bytes());
         let store = Store::open_sealed(Source::backend(disk.clone()), Options::inline(), keys(1, &[1])).unwrap();
         let begun = disk.calls();
