@@ -50,7 +50,6 @@ impl Engine {
     ) -> Result<(Self, Keys), OpenError> {
         let mut content = Content::default();
         let db = read_verified(&disk, &mut content)?;
-        let fresh = content.format.is_none();
         let mut summary = Summary { cluster: owner.admit(&content, disk.name())?, ..content.summary };
         let mut sealing = Sealing::new(seal);
         let stale = sealing.open(&mut content.keys, disk.name())?;
@@ -70,9 +69,6 @@ impl Engine {
             engine
                 .put(&db, rows_of(&again.rows), &summary, true)
                 .map_err(|error| OpenError::Engine(error.to_string()))?;
-        }
-        if fresh {
-            tracing::debug!(file = engine.disk.name(), "a new store was made");
         }
         engine.db = Some(db);
         Ok((engine, content.keys))
@@ -116,7 +112,7 @@ impl Engine {
 
     /// Makes a group durable. When this fails, memory (`keys`) stays as it is.
     pub fn write(&mut self, keys: &Keys, changes: &[Change], last: Revision) -> Result<(), CommitError> {
-        let db = self.usable(keys).map_err(|error| self.explain(&error))?;
+        let db = self.usable(keys).map_err(|error| explain(&error))?;
         let sealed = self.sealing.seal(changes, self.summary.sum);
         let summary = Summary { revision: last, sum: sealed.sum, ..self.summary };
         let rows = changes.iter().zip(&sealed.rows).map(|(Change { event, .. }, raw)| {
@@ -132,7 +128,7 @@ impl Engine {
                 Ok(())
             }
             Err(error) => {
-                let explained = self.explain(&error);
+                let explained = explain(&error);
                 tracing::warn!(%error, "a commit failed; the store's file is opened again");
                 close(db);
                 self.in_doubt.extend(changes.iter().map(|change| change.event.key.clone()));
@@ -193,17 +189,13 @@ impl Engine {
             Ok(write.commit()?)
         })
     }
+}
 
-    fn explain(&self, error: &redb::Error) -> CommitError {
-        let kind = match error {
-            redb::Error::Io(error) => Some(error.kind()),
-            redb::Error::PreviousIo => self.disk.last_error(),
-            _ => None,
-        };
-        match kind {
-            Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge) => CommitError::Full,
-            _ => CommitError::Io(error.to_string()),
-        }
+fn explain(error: &redb::Error) -> CommitError {
+    let kind = if let redb::Error::Io(error) = error { Some(error.kind()) } else { None };
+    match kind {
+        Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge) => CommitError::Full,
+        _ => CommitError::Io(error.to_string()),
     }
 }
 

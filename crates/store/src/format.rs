@@ -150,7 +150,6 @@ pub(crate) fn write_once(write: &WriteTransaction, summary: &Summary) -> Result<
     meta.insert("format", FORMAT)?;
     meta.insert("cluster-high", (cluster >> 64) as u64)?;
     meta.insert("cluster-low", cluster as u64)?;
-    drop(meta);
     write.delete_table(DATA)?;
     Ok(())
 }

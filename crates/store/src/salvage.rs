@@ -5,9 +5,14 @@
 //! only if it matches its own checksum. A page is what its parent says by the parent's checksum of it: of one that is
 //! not (damaged, or another one, maybe from long ago) the rows are read, it is said how many they are, and no other
 //! row gives way to one of them that is older.
+//!
+//! Where rows are missing then, every page of the file is looked at, whether anything leads to it or not. What is found
+//! so may be older, or have been deleted: it is said, unless the file's own sum of all rows shows that it is all of
+//! them and nothing else.
 
-use crate::checksum::{Sum, Summary};
+use crate::checksum::{Sum, Summary, of_row};
 use crate::format::{Content, FORMAT};
+use crate::limits::{MAX_KEY, MAX_VALUE};
 use crate::{ClusterId, Damage, Revision};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +23,10 @@ use xxhash_rust::xxh3::xxh3_128;
 const MAX_DEPTH: usize = 24;
 /// Bytes; the engine's own are larger.
 const MIN_PAGE: u64 = 512;
+/// Bytes of a leaf that are looked at where its size is not known: a row as large as any, and as much beside it.
+const MAX_LEAF: usize = 2 * (MAX_KEY + MAX_VALUE);
+/// So many of the rows that were found so are named one by one.
+const NAMED: usize = 20;
 const LEAF: u8 = 1;
 const BRANCH: u8 = 2;
 /// Where the two commit slots are in the engine's header.
@@ -34,6 +43,7 @@ pub(crate) fn salvage(file: &[u8], refused: Damage) -> Content {
                 break;
             }
         }
+        pages.add_stray(&mut content);
     }
     let found = (content.keys.size() + content.damage.keys) as u64;
     let unreachable = content.summary.sum.rows.saturating_sub(found);
@@ -98,17 +108,10 @@ impl<'a> Pages<'a> {
                 }
             });
         }
-        let said = |name: &str| meta.get(name.as_bytes()).copied();
-        let mut content = Content { format: said("format"), ..Content::default() };
-        let cluster =
-            u128::from(said("cluster-high").unwrap_or(0)) << 64 | u128::from(said("cluster-low").unwrap_or(0));
-        let summary = Summary {
-            revision: Revision(said("revision").unwrap_or(0)),
-            sum: Sum { rows: said("rows").unwrap_or(0), digest: said("digest").unwrap_or(0) },
-            cluster: ClusterId::new(cluster),
-        };
-        let sealed = said("seal") == Some(summary.seal());
-        if sealed {
+        let (format, summary) = said(&meta);
+        let mut content = Content { format, ..Content::default() };
+        let sealed = summary.is_some();
+        if let Some(summary) = summary {
             content.summary = summary;
         } else {
             content.damage.whole.push("its summary does not match its checksum".to_owned());
@@ -116,11 +119,10 @@ impl<'a> Pages<'a> {
         let rows = tables.get(&b"rows"[..]).filter(|_| content.format.is_none_or(|format| format == FORMAT))?;
         let mut unsure = 0u64;
         self.walk(*rows, None, &mut |key, row, is_sure| {
-            let number = |at: usize| Some(u64::from_le_bytes(row.get(at..at + 8)?.try_into().ok()?));
-            if let (Some(revision), Some(checksum), Some(value)) = (number(0), number(8), row.get(16..)) {
+            if let Some((revision, checksum, value)) = parts(row) {
                 unsure += u64::from(!is_sure);
-                if content.keys.get(key).is_none_or(|known| known.revision < Revision(revision)) {
-                    content.add(Bytes::copy_from_slice(key), Revision(revision), checksum, value);
+                if content.keys.get(key).is_none_or(|known| known.revision < revision) {
+                    content.add(Bytes::copy_from_slice(key), revision, checksum, value);
                 }
             }
         });
@@ -134,6 +136,84 @@ impl<'a> Pages<'a> {
             content.summary.revision = content.rows().map(|(_, revision, _)| revision).max().unwrap_or_default();
         }
         Some(content)
+    }
+
+    /// Where rows are missing, adds those that no page leads to any more: of each key the newest.
+    fn add_stray(&self, content: &mut Content) {
+        if content.format.is_none() && content.keys.is_empty() {
+            content.damage.whole.push("its tables cannot be found".to_owned());
+            (content.format, content.summary) = self.newest_summary();
+        } else if (content.keys.size() + content.damage.keys) as u64 >= content.summary.sum.rows {
+            return;
+        }
+        if content.format.is_some_and(|format| format != FORMAT) {
+            return;
+        }
+        let newest = Some(content.summary.revision).filter(|revision| *revision > Revision(0));
+        let mut added = BTreeSet::new();
+        for page in self.leaves() {
+            leaf(page, None, &mut |key, row| {
+                let Some((revision, checksum, value)) = parts(row) else { return };
+                let is_older = content.keys.get(key).is_some_and(|known| known.revision >= revision);
+                let is_later = newest.is_some_and(|newest| revision > newest);
+                if is_older || is_later || of_row(key, revision, value) != checksum {
+                    return;
+                }
+                // Of a row that is damaged where it should be, an older state is no better.
+                let key = Bytes::copy_from_slice(key);
+                if !content.damage.named.contains(&key) {
+                    content.add(key.clone(), revision, checksum, value);
+                    added.insert(key);
+                }
+            });
+        }
+        if newest.is_none() {
+            content.summary.revision = content.rows().map(|(_, revision, _)| revision).max().unwrap_or_default();
+        }
+        if added.is_empty() {
+            return;
+        }
+        let is_all = Sum::of(content.rows()) == content.summary.sum;
+        let why = if is_all {
+            "they are as they were written last"
+        } else {
+            "each is as it was written once, and may be an older one, or have been deleted since"
+        };
+        let mut named: Vec<_> = added.iter().take(NAMED).map(|key| String::from_utf8_lossy(key)).collect();
+        if added.len() > NAMED {
+            named.push("...".into());
+        }
+        let count = added.len();
+        content
+            .damage
+            .whole
+            .push(format!("{count} rows are in pages that nothing leads to: {why} ({})", named.join(", ")));
+    }
+
+    /// What the file says of itself, wherever it stands: the newest that matches its checksum, with its format.
+    fn newest_summary(&self) -> (Option<u64>, Summary) {
+        let mut newest = (None, Summary::default());
+        for page in self.leaves() {
+            let mut meta = BTreeMap::new();
+            leaf(page, Some(8), &mut |name, value| {
+                if let Ok(value) = value.try_into() {
+                    meta.insert(name.to_vec(), u64::from_le_bytes(value));
+                }
+            });
+            if let (Some(format), Some(summary)) = said(&meta)
+                && summary.revision >= newest.1.revision
+            {
+                newest = (Some(format), summary);
+            }
+        }
+        newest
+    }
+
+    /// Every page that may be a leaf, with what comes after it: how large it is says only who refers to it.
+    fn leaves(&self) -> impl Iterator<Item = &'a [u8]> {
+        let (file, step) = (self.file, usize::try_from(self.page).unwrap_or(usize::MAX));
+        let pages = (step..file.len()).step_by(step).map(move |at| &file[at..file.len().min(at + MAX_LEAF)]);
+        pages.filter(|page| page.len() > 4 && page[0] == LEAF)
     }
 
     /// A page by its number: its index in the region (20 bits), the region (20 bits), and how often it is doubled.
@@ -174,6 +254,24 @@ impl<'a> Pages<'a> {
             }
         }
     }
+}
+
+/// The format that a file's `meta` names, and its summary, if that matches its checksum.
+fn said(meta: &BTreeMap<Vec<u8>, u64>) -> (Option<u64>, Option<Summary>) {
+    let said = |name: &str| meta.get(name.as_bytes()).copied();
+    let number = |name: &str| said(name).unwrap_or(0);
+    let summary = Summary {
+        revision: Revision(number("revision")),
+        sum: Sum { rows: number("rows"), digest: number("digest") },
+        cluster: ClusterId::new(u128::from(number("cluster-high")) << 64 | u128::from(number("cluster-low"))),
+    };
+    (said("format"), Some(summary).filter(|summary| said("seal") == Some(summary.seal())))
+}
+
+/// A row's revision, checksum and value.
+fn parts(row: &[u8]) -> Option<(Revision, u64, &[u8])> {
+    let number = |at: usize| Some(u64::from_le_bytes(row.get(at..at + 8)?.try_into().ok()?));
+    Some((Revision(number(0)?), number(8)?, row.get(16..)?))
 }
 
 fn count(page: &[u8]) -> usize {

@@ -103,4 +103,21 @@ mod tests {
         assert!(!silence.over() && !silence.begin("x") && silence.is_long());
         assert_eq!(silence.words().unwrap(), "older");
     }
+    #[test]
+    fn silence_is_long_after_a_while_and_those_who_follow_it_are_told() {
+        let silence = Silence::default();
+        let long = silence.long();
+        let begun = |ago: Duration| *crate::lock(&silence.now) = Now::Since(Instant::now() - ago, "why".to_owned());
+        for (ago, is_long) in [(LONG - Duration::from_secs(2), false), (LONG, true)] {
+            begun(ago);
+            silence.look();
+            assert_eq!((silence.is_long(), *long.borrow()), (is_long, is_long), "{ago:?}");
+        }
+        assert_eq!(silence.words().unwrap(), "etcd is silent for 5 s: why");
+        assert!(!silence.begin("still") && silence.is_long());
+        assert_eq!(silence.words().unwrap(), "etcd is silent for 5 s: still");
+        assert!(silence.over() && !silence.is_long() && !*long.borrow());
+        silence.look();
+        assert!(!silence.is_long());
+    }
 }

@@ -542,6 +542,12 @@ impl Store {
         let text = state.index_of(&prefix).map(|_| text);
         Ok(Watcher::new(self.0.shared.clone(), &state, prefix, text, after))
     }
+
+    /// How many prefixes, lengths of such, and texts are watched.
+    #[cfg(test)]
+    pub(crate) fn watchers(&self) -> [usize; 3] {
+        lock(&self.0.shared.watchers).counts()
+    }
 }
 
 impl Drop for Handle {

@@ -7,13 +7,16 @@ mod damage;
 mod disk;
 mod etcd;
 mod fallen;
+mod faulty;
 mod group;
 mod index;
 mod kill;
 mod model;
 mod past;
+mod salvaged;
 mod sealed;
 mod shared;
+mod watchers;
 mod window;
 
 use crate::{Encoded, Op, Txn};

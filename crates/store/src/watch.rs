@@ -130,6 +130,12 @@ impl Watchers {
         }
     }
 
+    /// How many prefixes, lengths of such, and texts are asked for.
+    #[cfg(test)]
+    pub fn counts(&self) -> [usize; 3] {
+        [self.by_prefix.len(), self.lengths.len(), self.by_text.len()]
+    }
+
     /// Everyone who waits.
     pub fn all(&self) -> Vec<Waker> {
         self.slots().filter_map(|slot| lock(&slot.0).waker.take()).collect()

@@ -78,7 +78,6 @@ struct Unsynced {
     bytes: usize,
     too_many: bool,
     sync_failed: bool,
-    last_error: Option<io::ErrorKind>,
 }
 
 /// Whether a file that is not there is made.
@@ -197,18 +196,6 @@ impl Disk {
         *unsynced = Unsynced::default();
         Ok(())
     }
-
-    /// What the last failed call failed with: the engine says only once which error it met.
-    pub fn last_error(&self) -> Option<io::ErrorKind> {
-        lock(&self.0.unsynced).last_error
-    }
-
-    fn noted<T>(&self, result: io::Result<T>) -> io::Result<T> {
-        if let Err(error) = &result {
-            lock(&self.0.unsynced).last_error = Some(error.kind());
-        }
-        result
-    }
 }
 
 /// The engine's locking is left out (the trait's default): the lock is held from here, over all of its openings.
@@ -217,18 +204,18 @@ impl StorageBackend for Disk {
         if let Some(held) = &*lock(&self.0.held) {
             return Ok(held.length);
         }
-        self.noted(self.0.backend.len())
+        self.0.backend.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let held = lock(&self.0.held);
-        let Some(held) = &*held else { return self.noted(self.0.backend.read(offset, out)) };
+        let Some(held) = &*held else { return self.0.backend.read(offset, out) };
         if offset.saturating_add(out.len() as u64) > held.length {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let (stored, grown) = out.split_at_mut(held.file_part(offset, out.len()));
         if !stored.is_empty() {
-            self.noted(self.0.backend.read(offset, stored))?;
+            self.0.backend.read(offset, stored)?;
         }
         grown.fill(0);
         held.overlay(offset, out);
@@ -240,7 +227,7 @@ impl StorageBackend for Disk {
             held.set_length(len);
             return Ok(());
         }
-        self.noted(self.0.backend.set_len(len))?;
+        self.0.backend.set_len(len)?;
         // What is cut off must not come back when the writes are repeated.
         lock(&self.0.unsynced).writes.retain_mut(|(offset, bytes)| {
             bytes.truncate(usize::try_from(len.saturating_sub(*offset)).unwrap_or(usize::MAX));
@@ -254,7 +241,7 @@ impl StorageBackend for Disk {
             held.calls.push(Call::Sync);
             return Ok(());
         }
-        let result = self.noted(self.0.backend.sync_data());
+        let result = self.0.backend.sync_data();
         let mut unsynced = lock(&self.0.unsynced);
         match result {
             Ok(()) if !unsynced.sync_failed => *unsynced = Unsynced::default(),
@@ -270,7 +257,7 @@ impl StorageBackend for Disk {
             return Ok(());
         }
         // A write that failed may have been done in part. That is a state which a crash leaves too: no need to repeat.
-        self.noted(self.0.backend.write(offset, data))?;
+        self.0.backend.write(offset, data)?;
         let mut unsynced = lock(&self.0.unsynced);
         unsynced.bytes += data.len();
         if unsynced.bytes > MAX_UNSYNCED {

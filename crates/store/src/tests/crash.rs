@@ -64,7 +64,10 @@ fn run(call: u64, fault: Fault, seed: u64, quick_repair: bool) -> u64 {
         match store.commit_blocking(txn.clone()) {
             Ok(_) => acknowledged = after(&acknowledged, &txn),
             Err(CommitError::Expectation { .. }) => {}
-            Err(_) => unknown = (fault == Fault::PowerCut).then(|| after(&acknowledged, &txn)).or(unknown),
+            Err(error) => {
+                assert!(fault != Fault::Full || error == CommitError::Full, "{error}");
+                unknown = (fault == Fault::PowerCut).then(|| after(&acknowledged, &txn)).or(unknown);
+            }
         }
         assert_eq!(content(&store), acknowledged, "{fault:?} at {call}");
         if unknown.is_some() {

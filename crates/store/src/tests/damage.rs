@@ -3,10 +3,14 @@
 use super::{delete_op, put_op};
 use crate::disk::{Access, Disk};
 use crate::testing::FaultyDisk;
-use crate::{ClusterId, FILE, OpenError, Options, Owner, RestoreError, Revision, Source, Store, Txn, examine, restore};
+use crate::{
+    ClusterId, FILE, OpenError, Options, Owner, RestoreError, Revision, Source, StorageBackend, Store, Txn, examine,
+    restore,
+};
 use bytes::Bytes;
 use redb::{Database, ReadableTable as _, TableDefinition};
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 
 type Content = (Revision, BTreeMap<Bytes, (Bytes, Revision)>);
@@ -140,6 +144,48 @@ fn a_row_that_vanished_or_was_exchanged_is_missed_a10() {
         rows.insert(key, (revision, checksum, &b"other"[..])).unwrap();
     });
     assert!(changed.contains("/core/pods/default/web-003 does not match its checksum"), "{changed}");
+    assert!(!changed.contains(" rows "), "only what is known is said: {changed}");
+}
+
+/// A disk whose reads fail from an offset on.
+#[derive(Debug)]
+struct Unreadable(FaultyDisk, u64);
+
+impl StorageBackend for Unreadable {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        if offset < self.1 { self.0.read(offset, out) } else { Err(io::Error::other("a bad sector")) }
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.write(offset, data)
+    }
+}
+
+/// What cannot be read now may be whole: nobody is told to restore it.
+#[test]
+fn a_disk_that_cannot_be_read_is_not_called_damaged_a10() {
+    let disk = FaultyDisk::new();
+    let written = fill(&Store::open(Source::backend(disk.clone()), Options::inline()).unwrap());
+    let length = disk.bytes().len() as u64;
+    for from in [0, 64, 4096, length / 8] {
+        let before = disk.bytes();
+        let refused = Store::open(Source::backend(Unreadable(disk.clone(), from)), Options::inline()).unwrap_err();
+        assert!(matches!(&refused, OpenError::Engine(why) if why == "a bad sector"), "from {from}: {refused}");
+        assert!(disk.bytes() == before);
+    }
+    assert_eq!(content(&Store::open(Source::backend(disk), Options::inline()).unwrap()), written);
 }
 
 #[test]

@@ -138,6 +138,18 @@ fn rows_are_sealed_anew_when_the_keys_have_changed() {
     }
 }
 
+/// What was sealed anew at the open is replaced and removed like any other row before the store is closed.
+#[test]
+fn rows_that_were_sealed_anew_are_changed_at_once_a10() {
+    for (current, known) in [(2, &[1, 2][..]), (0, &[1])] {
+        let (disk, _) = filled();
+        let store = Store::open_sealed(Source::backend(disk.clone()), Options::inline(), keys(current, known)).unwrap();
+        commit(&store, vec![put_op("s/a", "new"), delete_op("s/e")]);
+        drop(store);
+        assert_eq!(on_disk(&disk), rows(&[("p/b", 0), ("p/f", 0), ("s/a", current), ("s/g", current)]));
+    }
+}
+
 /// A group that failed and reached the disk all the same is undone, sealed rows too.
 #[test]
 fn a_failed_commit_of_sealed_rows_is_undone_a1_a2() {
@@ -154,7 +166,7 @@ fn a_failed_commit_of_sealed_rows_is_undone_a1_a2() {
             let now = shown(&store);
             assert_eq!(now == content, !done, "call {call}: all of it or nothing");
             // Where the fault comes later it is these that meet it.
-            for key in ["p/after", "s/after"] {
+            for key in ["p/after", "s/after", "s/a"] {
                 while store.commit_blocking(Txn { expect: vec![], ops: vec![put_op(key, "x")] }).is_err() {}
             }
             let last = shown(&store);
@@ -187,7 +199,9 @@ fn a_commit_of_sealed_rows_whose_undoing_fails_is_undone_later_a2_a10() {
             twice += usize::from(disk.calls() > begun + then);
             assert_eq!(shown(&store), content, "{first}, {then}: nothing of it");
         }
-        while store.commit_blocking(Txn { expect: vec![], ops: vec![put_op("p/after", "x")] }).is_err() {}
+        for key in ["p/after", "s/a"] {
+            while store.commit_blocking(Txn { expect: vec![], ops: vec![put_op(key, "x")] }).is_err() {}
+        }
         let last = shown(&store);
         drop(store);
         let store = open(&disk, keys(1, &[1])).unwrap_or_else(|error| panic!("{first}, {then}: {error}"));
