@@ -60,3 +60,18 @@ impl TxnLimits {
     /// Of etcd as it is by default (128 comparisons, 128 ops, a request of 1.5 MiB), less those of the receipt.
     pub const ETCD: Self = Self { ops: 127, compares: 127, bytes: MAX_VALUE, is_etcds: true };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_window_is_a_128th_of_the_memory_within_bounds() {
+        let gib = 1 << 30;
+        let table = [(0, 64), (8 * gib, 64), (16 * gib, 128), (32 * gib, 256), (64 * gib, 512), (1024 * gib, 512)];
+        for (memory, mib) in table {
+            assert_eq!(window_most_bytes(memory), mib << 20, "{memory}");
+        }
+        assert_eq!(window_most_bytes(16 * gib), WINDOW_MOST_BYTES);
+    }
+}

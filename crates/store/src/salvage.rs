@@ -23,6 +23,8 @@ use xxhash_rust::xxh3::xxh3_128;
 const MAX_DEPTH: usize = 24;
 /// Bytes; the engine's own are larger.
 const MIN_PAGE: u64 = 512;
+/// Bytes of the engine's own, wherever the header does not say.
+const PAGE: usize = 4096;
 /// Bytes of a leaf that are looked at where its size is not known: a row as large as any, and as much beside it.
 const MAX_LEAF: usize = 2 * (MAX_KEY + MAX_VALUE);
 /// So many of the rows that were found so are named one by one.
@@ -43,8 +45,8 @@ pub(crate) fn salvage(file: &[u8], refused: Damage) -> Content {
                 break;
             }
         }
-        pages.add_stray(&mut content);
     }
+    add_stray(file, &mut content);
     let found = (content.keys.size() + content.damage.keys) as u64;
     let unreachable = content.summary.sum.rows.saturating_sub(found);
     if unreachable > 0 {
@@ -138,84 +140,6 @@ impl<'a> Pages<'a> {
         Some(content)
     }
 
-    /// Where rows are missing, adds those that no page leads to any more: of each key the newest.
-    fn add_stray(&self, content: &mut Content) {
-        if content.format.is_none() && content.keys.is_empty() {
-            content.damage.whole.push("its tables cannot be found".to_owned());
-            (content.format, content.summary) = self.newest_summary();
-        } else if (content.keys.size() + content.damage.keys) as u64 >= content.summary.sum.rows {
-            return;
-        }
-        if content.format.is_some_and(|format| format != FORMAT) {
-            return;
-        }
-        let newest = Some(content.summary.revision).filter(|revision| *revision > Revision(0));
-        let mut added = BTreeSet::new();
-        for page in self.leaves() {
-            leaf(page, None, &mut |key, row| {
-                let Some((revision, checksum, value)) = parts(row) else { return };
-                let is_older = content.keys.get(key).is_some_and(|known| known.revision >= revision);
-                let is_later = newest.is_some_and(|newest| revision > newest);
-                if is_older || is_later || of_row(key, revision, value) != checksum {
-                    return;
-                }
-                // Of a row that is damaged where it should be, an older state is no better.
-                let key = Bytes::copy_from_slice(key);
-                if !content.damage.named.contains(&key) {
-                    content.add(key.clone(), revision, checksum, value);
-                    added.insert(key);
-                }
-            });
-        }
-        if newest.is_none() {
-            content.summary.revision = content.rows().map(|(_, revision, _)| revision).max().unwrap_or_default();
-        }
-        if added.is_empty() {
-            return;
-        }
-        let is_all = Sum::of(content.rows()) == content.summary.sum;
-        let why = if is_all {
-            "they are as they were written last"
-        } else {
-            "each is as it was written once, and may be an older one, or have been deleted since"
-        };
-        let mut named: Vec<_> = added.iter().take(NAMED).map(|key| String::from_utf8_lossy(key)).collect();
-        if added.len() > NAMED {
-            named.push("...".into());
-        }
-        let count = added.len();
-        content
-            .damage
-            .whole
-            .push(format!("{count} rows are in pages that nothing leads to: {why} ({})", named.join(", ")));
-    }
-
-    /// What the file says of itself, wherever it stands: the newest that matches its checksum, with its format.
-    fn newest_summary(&self) -> (Option<u64>, Summary) {
-        let mut newest = (None, Summary::default());
-        for page in self.leaves() {
-            let mut meta = BTreeMap::new();
-            leaf(page, Some(8), &mut |name, value| {
-                if let Ok(value) = value.try_into() {
-                    meta.insert(name.to_vec(), u64::from_le_bytes(value));
-                }
-            });
-            if let (Some(format), Some(summary)) = said(&meta)
-                && summary.revision >= newest.1.revision
-            {
-                newest = (Some(format), summary);
-            }
-        }
-        newest
-    }
-
-    /// Every page that may be a leaf, with what comes after it: how large it is says only who refers to it.
-    fn leaves(&self) -> impl Iterator<Item = &'a [u8]> {
-        let (file, step) = (self.file, usize::try_from(self.page).unwrap_or(usize::MAX));
-        let pages = (step..file.len()).step_by(step).map(move |at| &file[at..file.len().min(at + MAX_LEAF)]);
-        pages.filter(|page| page.len() > 4 && page[0] == LEAF)
-    }
-
     /// A page by its number: its index in the region (20 bits), the region (20 bits), and how often it is doubled.
     fn page(&self, number: u64) -> Option<&'a [u8]> {
         let doubled = u32::try_from(number >> 59).ok()?;
@@ -254,6 +178,80 @@ impl<'a> Pages<'a> {
             }
         }
     }
+}
+
+/// Where rows are missing, adds those that no page leads to any more: of each key the newest.
+fn add_stray(file: &[u8], content: &mut Content) {
+    if content.format.is_none() && content.keys.is_empty() {
+        content.damage.whole.push("its tables cannot be found".to_owned());
+        (content.format, content.summary) = newest_summary(file);
+    } else if (content.keys.size() + content.damage.keys) as u64 >= content.summary.sum.rows {
+        return;
+    }
+    if content.format.is_some_and(|format| format != FORMAT) {
+        return;
+    }
+    let newest = Some(content.summary.revision).filter(|revision| *revision > Revision(0));
+    let mut added = BTreeSet::new();
+    for page in leaves(file) {
+        leaf(page, None, &mut |key, row| {
+            let Some((revision, checksum, value)) = parts(row) else { return };
+            let is_older = content.keys.get(key).is_some_and(|known| known.revision >= revision);
+            let is_later = newest.is_some_and(|newest| revision > newest);
+            if is_older || is_later || of_row(key, revision, value) != checksum {
+                return;
+            }
+            // Of a row that is damaged where it should be, an older state is no better.
+            let key = Bytes::copy_from_slice(key);
+            if !content.damage.named.contains(&key) {
+                content.add(key.clone(), revision, checksum, value);
+                added.insert(key);
+            }
+        });
+    }
+    if newest.is_none() {
+        content.summary.revision = content.rows().map(|(_, revision, _)| revision).max().unwrap_or_default();
+    }
+    if added.is_empty() {
+        return;
+    }
+    let is_all = Sum::of(content.rows()) == content.summary.sum;
+    let why = if is_all {
+        "they are as they were written last"
+    } else {
+        "each is as it was written once, and may be an older one, or have been deleted since"
+    };
+    let mut named: Vec<_> = added.iter().take(NAMED).map(|key| String::from_utf8_lossy(key)).collect();
+    if added.len() > NAMED {
+        named.push("...".into());
+    }
+    let count = added.len();
+    content.damage.whole.push(format!("{count} rows are in pages that nothing leads to: {why} ({})", named.join(", ")));
+}
+
+/// What the file says of itself, wherever it stands: the newest that matches its checksum, with its format.
+fn newest_summary(file: &[u8]) -> (Option<u64>, Summary) {
+    let mut newest = (None, Summary::default());
+    for page in leaves(file) {
+        let mut meta = BTreeMap::new();
+        leaf(page, Some(8), &mut |name, value| {
+            if let Ok(value) = value.try_into() {
+                meta.insert(name.to_vec(), u64::from_le_bytes(value));
+            }
+        });
+        if let (Some(format), Some(summary)) = said(&meta)
+            && summary.revision >= newest.1.revision
+        {
+            newest = (Some(format), summary);
+        }
+    }
+    newest
+}
+
+/// Every page that may be a leaf, with what comes after it: how large it is says only who refers to it.
+fn leaves(file: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let pages = (PAGE..file.len()).step_by(PAGE).map(|at| &file[at..file.len().min(at + MAX_LEAF)]);
+    pages.filter(|page| page.len() > 4 && page[0] == LEAF)
 }
 
 /// The format that a file's `meta` names, and its summary, if that matches its checksum.

@@ -126,6 +126,9 @@ fn a_row_that_vanished_or_was_exchanged_is_missed_a10() {
         change(&mut write.open_table(ROWS).unwrap());
         write.commit().unwrap();
         drop(db);
+        let found =
+            crate::salvage::salvage(&std::fs::read(folder.path().join(FILE)).unwrap(), crate::Damage::default());
+        assert!(!found.damage.is_none(), "also without the engine it is seen");
         let refused = open_folder(folder.path(), Owner::Anyone).unwrap_err();
         assert!(refused.to_string().contains(folder.path().join(FILE).to_str().unwrap()), "{refused}");
         refused.to_string()
