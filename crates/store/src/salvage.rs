@@ -34,21 +34,19 @@ const BRANCH: u8 = 2;
 /// Where the two commit slots are in the engine's header.
 const SLOTS: [usize; 2] = [64, 192];
 
-/// Reads what can be read of a file, as of its newest commit, else as of the one before.
+/// Reads what can be read of a file: what its newest commit leads to, else what the one before leads to with all that
+/// is found of the newest.
 pub(crate) fn salvage(file: &[u8], refused: Damage) -> Content {
-    let mut content = Content::default();
-    if let Some(pages) = Pages::of(file) {
-        let newest = usize::from(file.get(9).is_some_and(|state| state & 1 != 0));
-        for slot in [newest, 1 - newest] {
-            content = pages.read(SLOTS[slot]).unwrap_or_default();
-            if content.format.is_some() || content.keys.size() > 0 {
-                break;
-            }
-        }
-    }
-    add_stray(file, &mut content);
-    let found = (content.keys.size() + content.damage.keys) as u64;
-    let unreachable = content.summary.sum.rows.saturating_sub(found);
+    let newest = usize::from(file.get(9).is_some_and(|state| state & 1 != 0));
+    let pages = Pages::of(file);
+    let read = |slot: usize| pages.as_ref().and_then(|pages| pages.read(SLOTS[slot]));
+    let mut content = match read(newest) {
+        Some(content) if content.keys.size() + content.damage.keys < content.expected() => add_stray(file, content),
+        Some(content) => content,
+        None => add_stray(file, of_before(file, read(1 - newest))),
+    };
+    let found = content.keys.size() + content.damage.keys;
+    let unreachable = content.expected().saturating_sub(found);
     if unreachable > 0 {
         content.damage.whole.push(format!("{unreachable} rows cannot be reached, and their keys are not known"));
     }
@@ -56,6 +54,37 @@ pub(crate) fn salvage(file: &[u8], refused: Damage) -> Content {
         content.damage.whole.push("its rows are not those that were written; some may be older ones".to_owned());
     }
     content.damage.whole.extend(refused.whole);
+    content
+}
+
+impl Content {
+    /// How many rows there should be.
+    fn expected(&self) -> usize {
+        usize::try_from(self.summary.sum.rows).unwrap_or(usize::MAX)
+    }
+
+    /// What another version wrote is not guessed at.
+    fn of_another(format: u64) -> Self {
+        let whole = vec![format!("it has the format {format}, of which no damaged file is read")];
+        Self { format: Some(format), damage: Damage { whole, ..Damage::default() }, ..Self::default() }
+    }
+}
+
+/// What the commit before the newest leads to, if anything, and what the file says of the newest, wherever that stands.
+fn of_before(file: &[u8], before: Option<Content>) -> Content {
+    let (format, summary) = newest_summary(file);
+    if let Some(other) = format.filter(|format| *format != FORMAT) {
+        return Content::of_another(other);
+    }
+    let what = match before {
+        Some(_) => "its newest commit cannot be found; it is read as of the one before",
+        None => "its tables cannot be found",
+    };
+    let mut content = before.unwrap_or_default();
+    content.damage.whole.insert(0, what.to_owned());
+    if summary.revision >= content.summary.revision {
+        (content.format, content.summary) = (format, summary);
+    }
     content
 }
 
@@ -93,41 +122,49 @@ impl<'a> Pages<'a> {
         Some(Self { file, page, region, region_header: header_pages.checked_mul(page)? })
     }
 
+    /// What a commit leads to; `None` where that is no table of rows.
     fn read(&self, slot: usize) -> Option<Content> {
         let mut tables = BTreeMap::new();
         self.walk(Reference::of(self.file.get(slot + 8..)?)?, None, &mut |name, definition, is_sure| {
             // Kind of table (1 byte), length (8), whether there is a root (1), the root.
-            if let Some(mut root) = definition.get(10..).and_then(Reference::of) {
+            if let (Some(has_root), Some(mut root)) = (definition.get(9), definition.get(10..).and_then(Reference::of))
+            {
                 root.checksum = root.checksum.filter(|_| is_sure);
-                tables.insert(name.to_vec(), root);
+                tables.insert(name.to_vec(), Some(root).filter(|_| *has_root == 1));
             }
         });
-        let mut meta = BTreeMap::new();
-        if let Some(root) = tables.get(&b"meta"[..]) {
-            self.walk(*root, Some(8), &mut |name, value, _| {
+        let (mut meta, mut is_sure) = (BTreeMap::new(), true);
+        if let Some(Some(root)) = tables.get(&b"meta"[..]) {
+            self.walk(*root, Some(8), &mut |name, value, is| {
+                is_sure &= is;
                 if let Ok(value) = value.try_into() {
                     meta.insert(name.to_vec(), u64::from_le_bytes(value));
                 }
             });
         }
+        let rows = tables.get(&b"rows"[..])?;
         let (format, summary) = said(&meta);
-        let mut content = Content { format, ..Content::default() };
+        if let Some(other) = format.filter(|format| is_sure && *format != FORMAT) {
+            return Some(Content::of_another(other));
+        }
+        let mut content = Content { format: format.filter(|format| *format == FORMAT), ..Content::default() };
         let sealed = summary.is_some();
         if let Some(summary) = summary {
             content.summary = summary;
         } else {
             content.damage.whole.push("its summary does not match its checksum".to_owned());
         }
-        let rows = tables.get(&b"rows"[..]).filter(|_| content.format.is_none_or(|format| format == FORMAT))?;
         let mut unsure = 0u64;
-        self.walk(*rows, None, &mut |key, row, is_sure| {
-            if let Some((revision, checksum, value)) = parts(row) {
-                unsure += u64::from(!is_sure);
-                if content.keys.get(key).is_none_or(|known| known.revision < revision) {
-                    content.add(Bytes::copy_from_slice(key), revision, checksum, value);
+        if let Some(root) = rows {
+            self.walk(*root, None, &mut |key, row, is_sure| {
+                if let Some((revision, checksum, value)) = parts(row) {
+                    unsure += u64::from(!is_sure);
+                    if content.keys.get(key).is_none_or(|known| known.revision < revision) {
+                        content.add(Bytes::copy_from_slice(key), revision, checksum, value);
+                    }
                 }
-            }
-        });
+            });
+        }
         if unsure > 0 {
             content.damage.whole.push(format!(
                 "{unsure} rows are in pages that are not what was written there last: each is as it was written once, \
@@ -180,16 +217,10 @@ impl<'a> Pages<'a> {
     }
 }
 
-/// Where rows are missing, adds those that no page leads to any more: of each key the newest.
-fn add_stray(file: &[u8], content: &mut Content) {
-    if content.format.is_none() && content.keys.is_empty() {
-        content.damage.whole.push("its tables cannot be found".to_owned());
-        (content.format, content.summary) = newest_summary(file);
-    } else if (content.keys.size() + content.damage.keys) as u64 >= content.summary.sum.rows {
-        return;
-    }
+/// Adds the rows that no page leads to any more: of each key the newest.
+fn add_stray(file: &[u8], mut content: Content) -> Content {
     if content.format.is_some_and(|format| format != FORMAT) {
-        return;
+        return content;
     }
     let newest = Some(content.summary.revision).filter(|revision| *revision > Revision(0));
     let mut added = BTreeSet::new();
@@ -213,7 +244,7 @@ fn add_stray(file: &[u8], content: &mut Content) {
         content.summary.revision = content.rows().map(|(_, revision, _)| revision).max().unwrap_or_default();
     }
     if added.is_empty() {
-        return;
+        return content;
     }
     let is_all = Sum::of(content.rows()) == content.summary.sum;
     let why = if is_all {
@@ -227,6 +258,7 @@ fn add_stray(file: &[u8], content: &mut Content) {
     }
     let count = added.len();
     content.damage.whole.push(format!("{count} rows are in pages that nothing leads to: {why} ({})", named.join(", ")));
+    content
 }
 
 /// What the file says of itself, wherever it stands: the newest that matches its checksum, with its format.

@@ -222,24 +222,67 @@ fn an_empty_store_is_read_as_one() {
     assert_eq!((rows_of(&found).len(), found.summary.revision), (0, Revision(6)));
 }
 
-/// Where the newest commit leads nowhere, the one before is read, in whichever of the two places either is.
+/// Where the newest commit leads nowhere, in whichever of the two places it is, the one before is read with all that is
+/// found of the newest; and it is never silent.
 #[test]
-fn the_commit_before_is_read_where_the_newest_cannot_be() {
+fn a_newest_commit_that_leads_nowhere_is_read_by_its_pages() {
     let disk = FaultyDisk::new();
     let store = Store::open(Source::backend(disk.clone()), Options::inline()).unwrap();
+    let lost = "its newest commit cannot be found; it is read as of the one before";
     let mut places = BTreeSet::new();
     store.commit_blocking(Txn { expect: vec![], ops: some("zero") }).unwrap();
     for value in ["one", "two", "three", "four"] {
-        let before = rows(&store);
+        let (before, was) = (rows(&store), disk.bytes());
         store.commit_blocking(Txn { expect: vec![], ops: some(value) }).unwrap();
         let mut file = disk.bytes();
         let newest = usize::from(file[9] & 1);
         places.insert(newest);
         let root = [64, 192][newest] + 8;
         file[root..root + 8].fill(0xff);
-        assert_eq!(saved(&file).0, before, "{value}");
+        let found = salvage(&file, Damage::default());
+        assert_eq!((rows_of(&found), found.summary.revision), (rows(&store), store.revision()), "{value}");
+        let all = "3 rows are in pages that nothing leads to: they are as they were written last (/k/0, /k/1, /k/2)";
+        assert_eq!(found.damage.whole, [lost, all]);
+
+        // Nothing else of it is there: its pages are what they were before.
+        let header = file[..320].to_vec();
+        file = was.clone();
+        file[..320].copy_from_slice(&header);
+        let found = salvage(&file, Damage::default());
+        assert_eq!((rows_of(&found), found.damage.whole), (before, vec![lost.to_owned()]), "{value}");
     }
     assert_eq!(places.len(), 2);
+
+    // What it deleted may be there again, and that is said.
+    store.commit_blocking(Txn { expect: vec![], ops: vec![delete_op("/k/1"), put_op("/k/2", "five")] }).unwrap();
+    let mut file = disk.bytes();
+    let root = [64, 192][usize::from(file[9] & 1)] + 8;
+    file[root..root + 8].fill(0xff);
+    let found = salvage(&file, Damage::default());
+    assert_eq!(rows_of(&found).len(), 3);
+    assert!(rows(&store).iter().all(|(key, row)| rows_of(&found).get(key) == Some(row)));
+    assert_eq!(found.damage.whole[0], lost);
+    assert!(
+        found.damage.whole[1].ends_with("may be an older one, or have been deleted since (/k/2)"),
+        "{}",
+        found.damage
+    );
+}
+
+/// The commit before the first has no rows.
+#[test]
+fn an_empty_commit_before_is_not_taken_for_the_newest() {
+    let disk = FaultyDisk::new();
+    let store = Store::open(Source::backend(disk.clone()), Options::inline()).unwrap();
+    store.commit_blocking(Txn { expect: vec![], ops: some("one") }).unwrap();
+    let file = disk.bytes();
+    let names: Vec<usize> = pages_with(&file, LEAF, b"metarows").collect();
+    assert_eq!(names.len(), 2, "that of the empty store is there yet");
+    for at in names {
+        let mut file = file.clone();
+        file[at..at + PAGE].fill(0);
+        assert_eq!(rows_of(&salvage(&file, Damage::default())), rows(&store));
+    }
 }
 
 /// What another version wrote is not guessed at.
@@ -262,7 +305,26 @@ fn of_another_format_no_row_is_taken() {
         let mut file = std::fs::read(&path).unwrap();
         clear(&mut file, LEAF, hidden);
         let found = salvage(&file, Damage::default());
-        assert_eq!(found.keys.size(), 0, "{:?}", found.damage);
+        let words = format!("it has the format {}, of which no damaged file is read", crate::format::FORMAT + 1);
+        assert_eq!((found.keys.size(), found.damage.whole), (0, vec![words]));
+    }
+}
+
+/// A damaged page is no word of another version.
+#[test]
+fn a_format_in_a_damaged_page_is_not_believed() {
+    let disk = FaultyDisk::new();
+    let store = Store::open(Source::backend(disk.clone()), Options::inline()).unwrap();
+    store.commit_blocking(Txn { expect: vec![], ops: some("one") }).unwrap();
+    let whole = disk.bytes();
+    for at in pages_with(&whole, LEAF, b"cluster-high") {
+        // The lowest byte of each of the numbers of 8 bytes that a page has: one of them is the format.
+        let mut file = whole.clone();
+        let page = &mut file[at..at + PAGE];
+        let format = crate::format::FORMAT.to_le_bytes();
+        let found = page.windows(8).position(|window| window == format).unwrap();
+        page[found] = 9;
+        assert_eq!(rows_of(&salvage(&file, Damage::default())), rows(&store));
     }
 }
 
