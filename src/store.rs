@@ -69,7 +69,7 @@ fn export(data_dir: &Path, store: &StoreArgs, file: &Path) -> Result<()> {
     let report = saved?;
     out.sync_all()?;
     say!("{}; saved in {}", summary(&report), file.display());
-    verdict(&report, "what is named above is not saved")
+    verdict(&report, "what is sound is saved; what is said above is missing or in doubt")
 }
 
 fn summary(report: &Report) -> String {

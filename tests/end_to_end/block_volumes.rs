@@ -125,3 +125,84 @@ spec:
     let mut attached = std::fs::read_dir("/sys/block").expect("/sys").flatten().filter_map(file);
     assert!(!attached.any(|file| file.contains(&data)));
 }
+
+const SNAPSHOT: &str = "
+apiVersion: snapshot.storage.k8s.io/v1
+kind: VolumeSnapshot
+metadata: {name: first}
+spec: {source: {persistentVolumeClaimName: data-raw-0}}
+";
+
+/// A claim that starts as something else, and a pod that says what its first bytes are.
+const COPY: &str = "
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: NAME}
+spec:
+  accessModes: [ReadWriteOnce]
+  volumeMode: MODE
+  resources: {requests: {storage: 64Mi}}
+  dataSource: {SOURCE}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: NAME}
+spec:
+  restartPolicy: Never
+  containers:
+    - name: main
+      image: test.local/busybox:1
+      command: [sh, -c, 'echo $(head -c 5 /dev/data) $(blockdev --getsize64 /dev/data) > /dev/termination-log']
+      volumeDevices: [{name: data, devicePath: /dev/data}]
+  volumes: [{name: data, persistentVolumeClaim: {claimName: NAME}}]
+";
+
+#[test]
+fn v4_a_block_device_is_copied_by_snapshot_and_clone_and_never_half() {
+    let cluster = Cluster::new();
+    cluster.load(&["busybox"]);
+    cluster.apply(SET);
+    ready(&cluster);
+    cluster.exec("raw-0", &["sh", "-c", "printf hello | dd of=/dev/data conv=notrunc,fsync 2>&1"]);
+    cluster.apply(SNAPSHOT);
+    // In use it is copied only where the machine's file system shares blocks; else it is said what to do.
+    let is_ready = || cluster.field("vs/first", "{.status.readyToUse}") == "true";
+    cluster.eventually("the snapshot is taken, or told why not", || {
+        let said = cluster.field("vs/first", "{.status.error.message}");
+        is_ready() || said.contains("it can be copied while no pod uses it")
+    });
+    cluster.kubectl(&["scale", "statefulset/raw", "--replicas=0"]);
+    cluster.eventually("the snapshot is taken", is_ready);
+    let content = cluster.field("vs/first", "{.status.boundVolumeSnapshotContentName}");
+    let mode = cluster.field(&format!("vsc/{content}"), "{.spec.sourceVolumeMode}");
+    assert_eq!((mode.as_str(), cluster.field("vs/first", "{.status.error}").as_str()), ("Block", ""));
+
+    let snapshot = "apiGroup: snapshot.storage.k8s.io, kind: VolumeSnapshot, name: first";
+    let claim = "kind: PersistentVolumeClaim, name: data-raw-0";
+    let copy = |name: &str, mode: &str, source: &str| {
+        cluster.apply(&COPY.replace("NAME", name).replace("MODE", mode).replace("SOURCE", source));
+    };
+    copy("restored", "Block", snapshot);
+    copy("cloned", "Block", claim);
+    copy("other", "Filesystem", snapshot);
+    copy("wrong", "Filesystem", claim);
+    for name in ["restored", "cloned"] {
+        let said = "{.status.containerStatuses[0].state.terminated.message}";
+        cluster.eventually("the copy was read", || {
+            cluster.field(&format!("pod/{name}"), said).trim() == format!("hello {}", 64 << 20)
+        });
+    }
+    for (name, why) in [
+        ("other", "requested volume other modifies the mode of the source volume but does not have permission"),
+        ("wrong", "the source PVC and destination PVCs must have the same volume mode for cloning"),
+    ] {
+        cluster.eventually("a claim of the other mode is told", || {
+            cluster.kubectl(&["describe", "pvc", name]).contains(why)
+        });
+        assert_eq!(cluster.field(&format!("pvc/{name}"), "{.status.phase}{.spec.volumeName}"), "Pending");
+    }
+    // The source goes on as it was.
+    cluster.kubectl(&["scale", "statefulset/raw", "--replicas=1"]);
+    ready(&cluster);
+    assert_eq!(read(&cluster), "hello");
+}

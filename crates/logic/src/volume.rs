@@ -412,6 +412,11 @@ fn plain(claim: &PersistentVolumeClaim) -> Result<(), String> {
     Ok(())
 }
 
+/// `Filesystem` or `Block`, of a claim or a volume that may not say.
+pub fn volume_mode(mode: Option<&str>) -> &str {
+    mode.filter(|mode| !mode.is_empty()).unwrap_or("Filesystem")
+}
+
 /// Whether a claim asks for a block device instead of a file system.
 pub fn asks_for_block(claim: &PersistentVolumeClaim) -> bool {
     claim.spec.as_ref().and_then(|spec| spec.volume_mode.as_deref()) == Some("Block")
@@ -429,9 +434,6 @@ pub fn provisionable(snapshot: &Snapshot, claim: &PersistentVolumeClaim, class: 
     plain(claim)?;
     if asks_for_block(claim) && size_of(class)? != SIZE_IMAGE {
         return Err(format!("the provisioner does not support volume mode Block with parameter {SIZE}: {SIZE_NONE}"));
-    }
-    if asks_for_block(claim) && source::wanted(claim).is_some() {
-        return Err("the provisioner does not support data sources for volume mode Block".to_owned());
     }
     if source::of(snapshot, claim)?.is_some() && size_of(class)? != SIZE_IMAGE {
         return Err(format!(
@@ -480,7 +482,7 @@ pub fn provision(snapshot: &Snapshot, claim: &PersistentVolumeClaim, class: &Sto
         "spec": {
             "capacity": {"storage": size},
             "accessModes": access_modes(claim),
-            "volumeMode": spec.and_then(|spec| spec.volume_mode.as_deref()).unwrap_or("Filesystem"),
+            "volumeMode": volume_mode(spec.and_then(|spec| spec.volume_mode.as_deref())),
             "persistentVolumeReclaimPolicy": class.reclaim_policy.as_deref().unwrap_or("Delete"),
             "storageClassName": class.metadata.name,
             "mountOptions": class.mount_options.as_deref().unwrap_or_default(),

@@ -238,7 +238,7 @@ fn follow(observed: &Observed, content: &VolumeGroupSnapshotContent, now: Timest
         // A member that may not be made keeps no other.
         decision.apart(|decision| {
             if !world.volume_snapshot_contents.contains_key(&ObjectKey::new("", content_name.as_str())) {
-                decision.writes.push(member_content(group, content, copy, &content_name, &name));
+                decision.writes.push(member_content(observed, content, copy, &content_name, &name));
             }
             if member.is_none() {
                 decision.writes.push(member_snapshot(observed, copy, &content_name, &name));
@@ -269,18 +269,28 @@ fn follow(observed: &Observed, content: &VolumeGroupSnapshotContent, now: Timest
     decision
 }
 
+/// The volume that a member is a copy of.
+fn source_volume<'a>(observed: &Observed<'a>, copy: &VolumeSnapshotInfo) -> Option<&'a PersistentVolume> {
+    let name = copy.volume_handle.as_deref().unwrap_or("");
+    observed.world.persistent_volumes.get(&ObjectKey::new("", name)).map(|volume| &**volume)
+}
+
 fn member_content(
-    group: &VolumeGroupSnapshot,
+    observed: &Observed,
     content: &VolumeGroupSnapshotContent,
     copy: &VolumeSnapshotInfo,
     name: &str,
     snapshot: &str,
 ) -> Write {
+    let (group, volume) = (observed.group, source_volume(observed, copy));
+    // Of a volume that is gone meanwhile it is not known any more.
+    let mode =
+        volume.map(|volume| volume::volume_mode(volume.spec.as_ref().and_then(|spec| spec.volume_mode.as_deref())));
     let object = json!({
         "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshotContent", "metadata": {"name": name},
         "spec": {
             "driver": content.spec.driver, "deletionPolicy": content.spec.deletion_policy,
-                "sourceVolumeMode": "Filesystem",
+                "sourceVolumeMode": mode,
             "source": {"snapshotHandle": copy.snapshot_handle},
             "volumeSnapshotRef": {"apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot",
                 "namespace": group.metadata.namespace, "name": snapshot},
@@ -291,9 +301,7 @@ fn member_content(
 
 fn member_snapshot(observed: &Observed, copy: &VolumeSnapshotInfo, content: &str, name: &str) -> Write {
     let group = observed.group;
-    let volume =
-        observed.world.persistent_volumes.get(&ObjectKey::new("", copy.volume_handle.as_deref().unwrap_or("")));
-    let claim = volume.and_then(|volume| volume::claim_ref(volume)?.name.clone());
+    let claim = source_volume(observed, copy).and_then(|volume| volume::claim_ref(volume)?.name.clone());
     let annotations = claim.map_or(Value::Null, |claim| json!({(SOURCE_CLAIM): claim}));
     let object = json!({
         "apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot",

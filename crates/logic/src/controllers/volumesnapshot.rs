@@ -254,7 +254,7 @@ fn content_for(observed: &Observed) -> Result<Value, String> {
         "spec": {
             "driver": class.driver, "deletionPolicy": class.deletion_policy, "volumeSnapshotClassName": class_name,
             "source": {"volumeHandle": handle}, "volumeSnapshotRef": reference,
-            "sourceVolumeMode": spec.and_then(|spec| spec.volume_mode.as_deref()).unwrap_or("Filesystem"),
+            "sourceVolumeMode": volume::volume_mode(spec.and_then(|spec| spec.volume_mode.as_deref())),
         },
     }))
 }

@@ -14,7 +14,7 @@ use mainstay_api::{Kind, ObjectKey, kinds};
 
 use super::{
     BUILT_IN, MADE_ON, PROVISIONED_BY, annotation, capacity, claim_ref, image_size, is_bound, is_held_by, is_image,
-    requested, volume_name,
+    requested, volume_mode, volume_name,
 };
 use crate::snapshot::{Index, Snapshot};
 
@@ -22,6 +22,8 @@ use crate::snapshot::{Index, Snapshot};
 pub const COPY_OF: &str = "mainstay.io/copy-of";
 /// On contents of snapshots: the node that makes and keeps the copies.
 pub const SNAPSHOT_ON: &str = "mainstay.io/snapshot-on";
+/// On contents of snapshots: that a claim of the other volume mode may be filled from it, as upstream.
+pub const ALLOW_MODE_CHANGE: &str = "snapshot.storage.kubernetes.io/allow-volume-mode-change";
 /// What the folders of copies begin with.
 const FOLDER: &str = "snapshot-";
 /// The API group of snapshots.
@@ -157,6 +159,15 @@ fn of_snapshot<'a>(
     if !BUILT_IN.contains(&content.spec.driver.as_str()) {
         return Err(format!("snapshot {name} was made by driver \"{}\"", content.spec.driver));
     }
+    let mode = content.spec.source_volume_mode.as_deref();
+    if mode.is_some_and(|mode| mode != claim_mode(claim)) && annotation(&content.metadata, ALLOW_MODE_CHANGE) != "true"
+    {
+        return Err(format!(
+            "requested volume {} modifies the mode of the source volume but does not have permission to do so. \
+                {ALLOW_MODE_CHANGE} annotation is not \"true\" on snapshotcontent {bound}",
+            claim.metadata.name.as_deref().unwrap_or("")
+        ));
+    }
     let size = content.status.as_ref().and_then(|status| status.restore_size).unwrap_or(0);
     if image_size(requested(claim)) < size {
         return Err(format!(
@@ -165,6 +176,10 @@ fn of_snapshot<'a>(
         ));
     }
     of_handle(content_handle(content)).ok_or_else(|| format!("snapshot handle not found in snapshotContent {bound}"))
+}
+
+fn claim_mode(claim: &PersistentVolumeClaim) -> &str {
+    volume_mode(claim.spec.as_ref().and_then(|spec| spec.volume_mode.as_deref()))
 }
 
 /// Whether a claim may still be filled from a snapshot: one that is on its way out stays for those that asked before.
@@ -184,6 +199,13 @@ fn of_claim<'a>(snapshot: &'a Snapshot, key: &ObjectKey, claim: &PersistentVolum
         return Err(format!("the PVC {} is currently being deleted", key.name));
     }
     let volume = source_volume(snapshot, from)?;
+    let (mode, wanted) = (claim_mode(from), claim_mode(claim));
+    if mode != wanted {
+        return Err(format!(
+            "the source PVC and destination PVCs must have the same volume mode for cloning. Source is {mode}, but new \
+                PVC requested {wanted}"
+        ));
+    }
     if requested(claim) < capacity(volume) {
         return Err(format!(
             "new PVC request must be greater than or equal in size to the specified PVC data source, requested {} but \
@@ -218,12 +240,6 @@ pub fn source_volume<'a>(
             "volume \"{volume_name}\" is a plain directory (mainstay.io/size: none), of which no crash-consistent \
                 copy can be made while it \
              is in use; volumes of classes with mainstay.io/size: image can be copied"
-        ));
-    }
-    if super::is_block(volume) {
-        return Err(format!(
-            "volume \"{volume_name}\" is a block device (volumeMode: Block), which cannot be held still for a \
-                crash-consistent copy"
         ));
     }
     match annotation(&volume.metadata, MADE_ON) {

@@ -338,18 +338,15 @@ async fn ensure_provisioned(
                 }
                 return Ok((if is_block { path } else { image.data() }, growth));
             };
-            if is_block {
-                return Err(VolumeError::Refused("a block device cannot be a copy of another volume".to_owned()));
-            }
             let from = Image::new(
                 &root,
                 &root.join(safe_path::plain(&folder).map_err(VolumeError::io("what is to be copied"))?),
             )?;
-            let growth = image.ensure_copy(&from, Hold { exe: &exe, limit: freeze::LIMIT }, size)?;
+            let growth = image.ensure_copy(&from, Hold { exe: &exe, limit: freeze::LIMIT }, size, is_block)?;
             if overcommitted {
                 image.note_overcommitted()?;
             }
-            return Ok((image.data(), growth));
+            return Ok((if is_block { path } else { image.data() }, growth));
         }
         if is_block {
             return Err(VolumeError::Refused("a plain directory is no block device".to_owned()));

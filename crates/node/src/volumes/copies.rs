@@ -4,7 +4,7 @@
 use k8s_openapi::api::core::v1::PersistentVolume;
 use mainstay_api::kinds;
 use mainstay_logic::volume::room::OVERCOMMIT;
-use mainstay_logic::volume::{annotation, capacity, claim_ref, source};
+use mainstay_logic::volume::{annotation, capacity, claim_ref, is_block, source};
 use mainstay_runtime::safe_path;
 
 use super::claim::{is_image, is_provisioned, reaches_node};
@@ -61,7 +61,7 @@ async fn attempt(kubelet: &Kubelet, seen: &PersistentVolume) -> Result<bool, Vol
     if !is_same || !is_wanted(&volume, &kubelet.config.node_name) {
         return Ok(false);
     }
-    let (size, exe) = (capacity(&volume), kubelet.config.shim_exe.clone());
+    let (size, is_block, exe) = (capacity(&volume), is_block(&volume), kubelet.config.shim_exe.clone());
     let path = kubelet.volumes.placed(local.path.into());
     let overcommitted = annotation(&volume.metadata, OVERCOMMIT) == "true";
     blocking_long(&name, move || {
@@ -70,7 +70,7 @@ async fn attempt(kubelet: &Kubelet, seen: &PersistentVolume) -> Result<bool, Vol
         let inside = safe_path::plain(&folder).map_err(VolumeError::io("what is to be copied"))?;
         let from = Image::new(&root, &root.join(inside))?;
         let hold = Hold { exe: &exe, limit: freeze::LIMIT };
-        image.become_copy(&from, hold, u64::try_from(size).unwrap_or(0))?;
+        image.become_copy(&from, hold, u64::try_from(size).unwrap_or(0), is_block)?;
         if overcommitted { image.note_overcommitted() } else { Ok(()) }
     })
     .await?;

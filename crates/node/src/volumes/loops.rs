@@ -92,6 +92,11 @@ impl Loop {
         check(unsafe { libc::ioctl(self.device.as_raw_fd(), LOOP_SET_CAPACITY, 0) }).map(|_| ())
     }
 
+    /// Brings to the file what was written to the device.
+    pub fn flush(&self) -> io::Result<()> {
+        self.device.sync_all()
+    }
+
     /// Lets the file go; where somebody has the device open, with them.
     pub fn detach(self) -> io::Result<()> {
         // SAFETY: the request takes no argument.

@@ -21,7 +21,7 @@ use mainstay_api::{Kind, kinds, time};
 use mainstay_client::{Error, PatchType};
 use mainstay_logic::kubelet::PodEvent;
 use mainstay_logic::volume::source::{self, SNAPSHOT_ON};
-use mainstay_logic::volume::{BUILT_IN, annotation, is_block};
+use mainstay_logic::volume::{BUILT_IN, annotation};
 use serde_json::{Value, json};
 
 use super::claim::{self, FINALIZER, MADE_ON};
@@ -165,9 +165,7 @@ async fn volume_image(kubelet: &Kubelet, name: &str) -> Result<Image, VolumeErro
     let volume: PersistentVolume = serde_json::from_value(value).map_err(|error| error.to_string())?;
     let made_here = annotation(&volume.metadata, MADE_ON) == kubelet.config.node_name;
     let local = volume.spec.as_ref().and_then(|spec| spec.local.clone());
-    match local
-        .filter(|_| made_here && claim::is_provisioned(&volume) && claim::is_image(&volume) && !is_block(&volume))
-    {
+    match local.filter(|_| made_here && claim::is_provisioned(&volume) && claim::is_image(&volume)) {
         Some(local) => Image::new(kubelet.volumes.root(), &kubelet.volumes.placed(local.path.into())),
         None => Err(VolumeError::Refused(format!("volume \"{name}\" is not an image of this node"))),
     }

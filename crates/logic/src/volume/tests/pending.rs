@@ -64,12 +64,6 @@ fn a_claim_is_told_once_why_it_is_pending() {
                 class",
         ),
         (
-            of_class(BUILT_IN[2], "WaitForFirstConsumer"),
-            claim_of(json!({"volumeMode": "Block", "dataSource": {"kind": "PersistentVolumeClaim", "name": "other"}})),
-            "ProvisioningFailed: failed to provision volume with StorageClass \"c\": the provisioner does not support \
-                data sources for volume mode Block",
-        ),
-        (
             of_class(BUILT_IN[3], "Immediate"),
             claim_of(json!({"volumeAttributesClassName": "gold"})),
             "ProvisioningFailed: failed to provision volume with StorageClass \"c\": VAC gold cannot be applied: the \

@@ -81,7 +81,6 @@ fn v4_a_claim_is_filled_from_what_is_whole_and_stays() {
             "was not made by this provisioner",
         ),
         (of_claim, VOLUME, json!({"metadata": {"annotations": {(SIZE): "none"}}}), nothing.clone(), "plain directory"),
-        (of_claim, VOLUME, json!({"spec": {"volumeMode": "Block"}}), nothing.clone(), "is a block device"),
         (
             of_claim,
             VOLUME,
@@ -120,17 +119,46 @@ fn v4_a_claim_is_filled_from_what_is_whole_and_stays() {
             "snapshot handle not found",
         ),
     ];
-    for (kind, changed, over, of_new, expected) in table {
-        let world = world_with(changed, &over);
-        let claim = filled_from(kind, of_new.clone());
-        let story = format!("{kind} {over} {of_new}");
-        match source::of(&world.snapshot, &claim) {
-            Ok(Some(Source { node, folder })) => assert_eq!(format!("{node}/{folder}"), expected, "{story}"),
-            Ok(None) => panic!("{story}: it would start empty"),
-            Err(why) => assert!(why.contains(expected), "{story}: {why}"),
-        }
+    table.into_iter().for_each(is_filled);
+}
+
+/// V4: a clone has its source's volume mode, and what a snapshot fills, unless that allows another one. A mode that is
+/// not said is Filesystem.
+#[test]
+fn v4_a_claim_is_of_the_volume_mode_of_what_fills_it() {
+    let (nothing, of_claim, of_snapshot) = (json!({}), "PersistentVolumeClaim", "VolumeSnapshot");
+    let block = json!({"spec": {"volumeMode": "Block"}});
+    let of_block = json!({"spec": {"sourceVolumeMode": "Block"}});
+    let allowed = |value: &str| json!({"metadata": {"annotations": {(source::ALLOW_MODE_CHANGE): value}}});
+    let table = [
+        (of_claim, CLAIM, block.clone(), block.clone(), "n1/pv"),
+        (of_claim, CLAIM, json!({"spec": {"volumeMode": ""}}), nothing.clone(), "n1/pv"),
+        (of_claim, CLAIM, nothing.clone(), json!({"spec": {"volumeMode": "Filesystem"}}), "n1/pv"),
+        (of_claim, CLAIM, block.clone(), nothing.clone(), "Source is Block, but new PVC requested Filesystem"),
+        (of_claim, CLAIM, nothing.clone(), block.clone(), "Source is Filesystem, but new PVC requested Block"),
+        (of_snapshot, CONTENT, of_block.clone(), block.clone(), "n1/snapshot-1"),
+        (of_snapshot, CONTENT, of_block.clone(), nothing.clone(), "modifies the mode of the source volume"),
+        (of_snapshot, CONTENT, with(of_block.clone(), allowed("true")), nothing.clone(), "n1/snapshot-1"),
+        (of_snapshot, CONTENT, with(of_block, allowed("false")), nothing.clone(), "modifies the mode"),
+        (of_snapshot, CONTENT, nothing.clone(), block, "n1/snapshot-1"),
+    ];
+    table.into_iter().for_each(is_filled);
+}
+
+/// A claim that is filled by a kind of source, something of it changed: from what, or why not.
+fn is_filled((kind, changed, over, of_new, expected): (&str, usize, Value, Value, &str)) {
+    let world = world_with(changed, &over);
+    let claim = filled_from(kind, of_new.clone());
+    let story = format!("{kind} {over} {of_new}");
+    match source::of(&world.snapshot, &claim) {
+        Ok(Some(Source { node, folder })) => assert_eq!(format!("{node}/{folder}"), expected, "{story}"),
+        Ok(None) => panic!("{story}: it would start empty"),
+        Err(why) => assert!(why.contains(expected), "{story}: {why}"),
     }
-    // A snapshot that has no uid is nobody's.
+}
+
+#[test]
+fn a_snapshot_that_has_no_uid_is_nobodys() {
     let [_, _, snapshot, content] = parts();
     let mut snapshot: VolumeSnapshot = serde_json::from_value(snapshot).unwrap();
     let mut content: mainstay_api::snapshots::VolumeSnapshotContent = serde_json::from_value(content).unwrap();

@@ -30,13 +30,16 @@ impl Image {
     pub fn ensure_block(&self, size: u64, made: bool) -> Result<Growth, VolumeError> {
         if !self.is_there(made)? {
             // The mark comes first: an image that has its name is never taken for another kind of volume's.
-            self.make(rounded(size), |_| {
-                let marked = File::create(self.dir.join(MARK)).and_then(|mark| mark.sync_all());
-                marked.map_err(VolumeError::io(format!("marking {}", self.dir.display())))
-            })?;
+            self.make(rounded(size), |_| self.mark_block())?;
         }
         self.attach()?;
         self.grow(size)
+    }
+
+    /// Says that it is a block device, before it has an image.
+    pub(super) fn mark_block(&self) -> Result<(), VolumeError> {
+        let marked = File::create(self.dir.join(MARK)).and_then(|mark| mark.sync_all());
+        marked.map_err(VolumeError::io(format!("marking {}", self.dir.display())))
     }
 
     /// The number of the device that has the image, which is attached where it is not.

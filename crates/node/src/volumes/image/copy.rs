@@ -4,6 +4,9 @@
 //! While the volume is mounted its writes are held back ([`freeze`]), so that a copy is what a disk would hold whose
 //! machine lost power at that moment, with a clean journal. It gets its name when it is whole and on the disk; the
 //! file's modification time is the moment.
+//!
+//! The writes to a block device cannot be held back. While one is in use it is copied where its blocks can be shared,
+//! which the kernel does at one moment, and not at all elsewhere.
 
 #[cfg(test)]
 mod tests;
@@ -16,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::super::{VolumeError, claim, freeze, loops};
-use super::{Fresh, Growth, Image, offline};
+use super::{Fresh, Growth, Image, offline, rounded};
 use crate::volumes::room;
 use mainstay_runtime::safe_path::make_private_dir;
 
@@ -56,28 +59,33 @@ impl Image {
         }
     }
 
-    /// As [`Image::ensure`] of a volume that was not made yet and is to start as a copy of `from`.
+    /// As [`Image::ensure`], or [`Image::ensure_block`], of a volume that was not made yet and is to start as a copy of
+    /// `from`.
     ///
     /// # Errors
     /// As [`Image::become_copy`].
-    pub fn ensure_copy(&self, from: &Image, hold: Hold<'_>, size: u64) -> Result<Growth, VolumeError> {
-        self.become_copy(from, hold, size)?;
-        self.ensure(size, true)
+    pub fn ensure_copy(&self, from: &Image, hold: Hold<'_>, size: u64, is_block: bool) -> Result<Growth, VolumeError> {
+        self.become_copy(from, hold, size, is_block)?;
+        if is_block { self.ensure_block(size, true) } else { self.ensure(size, true) }
     }
 
     /// Makes a volume as a copy of `from`, at least `size` bytes large, unless it is there; it is not mounted.
     ///
     /// # Errors
     /// Also where there is nothing to copy: it never starts empty.
-    pub fn become_copy(&self, from: &Image, hold: Hold<'_>, size: u64) -> Result<(), VolumeError> {
+    pub fn become_copy(&self, from: &Image, hold: Hold<'_>, size: u64, is_block: bool) -> Result<(), VolumeError> {
         if !self.file().exists() {
             for fresh in copy_all(&[Copy { from, to: self }], hold)? {
-                let at = VolumeError::io(format!("naming {}", self.file().display()));
-                let length = from.open().and_then(|file| file.metadata()).map(|from| from.len());
-                if length.is_ok_and(|length| length < super::rounded(size)) {
-                    offline::resize(&fresh.path(), &fresh.file, super::rounded(size))?;
+                let at = |what: &str| VolumeError::io(format!("{what} {}", self.file().display()));
+                let length = fresh.file.metadata().map_err(at("measuring"))?.len();
+                if is_block {
+                    // As large as what is copied, or larger; what is beyond that is zeros.
+                    self.mark_block()?;
+                    fresh.file.set_len(length.max(rounded(size))).map_err(at("growing"))?;
+                } else if length < rounded(size) {
+                    offline::resize(&fresh.path(), &fresh.file, rounded(size))?;
                 }
-                fresh.name().map_err(at)?;
+                fresh.name().map_err(at("naming"))?;
             }
         }
         Ok(())
@@ -115,11 +123,26 @@ fn gone(path: &Path) -> io::Result<()> {
 fn copy_all(copies: &[Copy<'_>], hold: Hold<'_>) -> Result<Vec<Fresh>, VolumeError> {
     let mut open = Vec::new();
     let mut mounted = Vec::new();
+    let mut in_use = 0;
     for copy in copies {
-        let (file, point) = source(copy.from)?;
-        mounted.extend(point);
+        let (file, writers) = source(copy.from)?;
+        let how = if matches!(writers, Writers::Device(_)) { How::Shared } else { How::Any };
+        match writers {
+            Writers::Nobody => {}
+            Writers::Mounted(point) => mounted.push(point),
+            Writers::Device(device) => {
+                in_use += 1;
+                // What is to be written anyway is in the copy.
+                device.flush().map_err(VolumeError::io(format!("writing out {}", device.path().display())))?;
+            }
+        }
         let target = target(copy.to).map_err(VolumeError::io(format!("making {}", copy.to.dir.display())))?;
-        open.push((file, target));
+        open.push((file, target, how));
+    }
+    if in_use > 1 {
+        let why = "several block devices that are in use cannot be copied at one moment; they can be copied while no \
+                   pod uses them";
+        return Err(VolumeError::Refused(why.to_owned()));
     }
     let marks: Vec<PathBuf> = copies.iter().map(|copy| copy.to.dir.join(TOO_LONG)).collect();
     if !mounted.is_empty() && marks.iter().any(|mark| mark.exists()) {
@@ -127,8 +150,12 @@ fn copy_all(copies: &[Copy<'_>], hold: Hold<'_>) -> Result<Vec<Fresh>, VolumeErr
     }
     let frozen = if mounted.is_empty() { None } else { Some(freeze::freeze(hold.exe, mounted, hold.limit)?) };
     let (moment, until) = (SystemTime::now(), frozen.as_ref().map(|_| Instant::now() + hold.limit));
-    let copied = open.iter_mut().zip(copies).try_for_each(|((file, target), copy)| {
-        clone(file, target, &copy.to.root, until)
+    let copied = open.iter_mut().zip(copies).try_for_each(|((file, target, how), copy)| {
+        let copied = match how {
+            How::Any => clone(file, target, &copy.to.root, until),
+            How::Shared => share(file, &target.file),
+        };
+        copied
             .map_err(|error| (error.kind(), VolumeError::io(format!("copying {}", copy.from.file().display()))(error)))
     });
     let held = frozen.map_or(Ok(true), freeze::Frozen::thaw);
@@ -144,7 +171,7 @@ fn copy_all(copies: &[Copy<'_>], hold: Hold<'_>) -> Result<Vec<Fresh>, VolumeErr
     copied.map_err(|(_, error)| error)?;
     held.map_err(VolumeError::io("copying"))?;
     marks.iter().try_for_each(|mark| gone(mark)).map_err(VolumeError::io("copying"))?;
-    let fresh = open.into_iter().map(|(_, target)| {
+    let fresh = open.into_iter().map(|(_, target, _)| {
         target.file.set_times(FileTimes::new().set_modified(moment))?;
         Ok(target)
     });
@@ -159,11 +186,31 @@ fn too_long(hold: Hold<'_>) -> VolumeError {
     ))
 }
 
-/// An image to copy, and where it is mounted. What is attached but not mounted here is somebody else's for now.
-fn source(image: &Image) -> Result<(File, Option<freeze::Mounted>), VolumeError> {
-    let work = || -> io::Result<(File, Option<freeze::Mounted>)> {
+/// Who may write to an image while it is copied.
+enum Writers {
+    Nobody,
+    /// Who uses the file system.
+    Mounted(freeze::Mounted),
+    /// Who has the block device.
+    Device(loops::Loop),
+}
+
+/// How an image can be copied.
+#[derive(Clone, Copy)]
+enum How {
+    Any,
+    /// By sharing its blocks only.
+    Shared,
+}
+
+/// An image to copy, and its writers. What is attached but not mounted here is somebody else's for now.
+fn source(image: &Image) -> Result<(File, Writers), VolumeError> {
+    let work = || -> io::Result<(File, Writers)> {
         let file = image.open()?;
-        let Some(device) = loops::find(&file)? else { return Ok((file, None)) };
+        let Some(device) = loops::find(&file)? else { return Ok((file, Writers::Nobody)) };
+        if image.is_block() {
+            return Ok((file, Writers::Device(device)));
+        }
         let mounted = freeze::mounted_at(&image.mount_point())?;
         if mounted.device != device.number()? {
             return Err(io::Error::new(
@@ -171,7 +218,7 @@ fn source(image: &Image) -> Result<(File, Option<freeze::Mounted>), VolumeError>
                 format!("{} has it, and it is not mounted", device.path().display()),
             ));
         }
-        Ok((file, Some(mounted)))
+        Ok((file, Writers::Mounted(mounted)))
     };
     work().map_err(VolumeError::io(format!("opening {} to copy it", image.file().display())))
 }
@@ -188,6 +235,31 @@ fn target(image: &Image) -> io::Result<Fresh> {
     Fresh::new(&image.dir, 0)
 }
 
+/// Copies the file of a block device that is in use, by reference, which is done at one moment.
+///
+/// # Errors
+/// The file system cannot do that.
+fn share(from: &File, to: &File) -> io::Result<()> {
+    match reference(from, to) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOTTY | libc::EINVAL)) => {
+            Err(io::Error::other(
+                "it is in use as a block device, whose writes cannot be held back, and this file system cannot share \
+                 blocks (btrfs and xfs can); it can be copied while no pod uses it",
+            ))
+        }
+        shared => shared,
+    }
+}
+
+/// Lets one file share all blocks of another.
+fn reference(from: &File, to: &File) -> io::Result<()> {
+    // SAFETY: the argument is a descriptor.
+    match unsafe { libc::ioctl(to.as_raw_fd(), FICLONE, from.as_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Copies a file with its holes; by reference where the file system can. What has to be copied takes no room that a
 /// volume below `root` was promised, or another copy is still to take; it has its room until it is named or dropped.
 ///
@@ -196,8 +268,7 @@ fn target(image: &Image) -> io::Result<Fresh> {
 /// otherwise.
 pub(super) fn clone(from: &File, fresh: &mut Fresh, root: &Path, until: Option<Instant>) -> io::Result<()> {
     let to = &fresh.file;
-    // SAFETY: the argument is a descriptor.
-    if unsafe { libc::ioctl(to.as_raw_fd(), FICLONE, from.as_raw_fd()) } == 0 {
+    if reference(from, to).is_ok() {
         return Ok(());
     }
     fresh.room = Some(room::reserve(root, to, from.metadata()?.blocks().saturating_mul(512))?);

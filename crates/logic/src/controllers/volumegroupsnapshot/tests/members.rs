@@ -102,6 +102,8 @@ fn a_group_is_ready_when_all_its_members_are() {
     assert_eq!(message(&world), "", "it goes on");
     say(&mut world, json!({"readyToUse": true}));
     assert!(!is_ready(&world), "there are no copies");
+    let block = json!({"spec": {"volumeMode": "Block"}});
+    world.patch(&kinds::PERSISTENT_VOLUME, "", "pv-c01", block);
     let copies: Vec<Value> = (0..2)
         .map(|index| json!({"volumeHandle": format!("pv-c0{index}"), "snapshotHandle": format!("n1/snapshot-{index}")}))
         .collect();
@@ -111,6 +113,9 @@ fn a_group_is_ready_when_all_its_members_are() {
         .map(|member| member["spec"]["source"]["volumeSnapshotContentName"].as_str().unwrap().to_owned())
         .collect();
     assert_eq!(members.len(), 2);
+    let modes: Vec<Value> =
+        world.all(&kinds::VOLUME_SNAPSHOT_CONTENT).map(|content| content["spec"]["sourceVolumeMode"].clone()).collect();
+    assert_eq!(modes, ["Filesystem", "Block"]);
     say(&mut world, json!({"readyToUse": true}));
     assert!(!is_ready(&world));
     for (index, member) in members.iter().enumerate() {

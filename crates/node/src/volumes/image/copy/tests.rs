@@ -1,6 +1,8 @@
 //! Copies of images that are mounted and written to, with real freezing, by the supervisor that is built beside the
 //! tests.
 
+mod devices;
+
 use std::fs;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -76,7 +78,7 @@ fn a_snapshot_is_of_one_moment_and_its_volume_goes_on() {
         assert_eq!(copy.moment().unwrap().unwrap().0, moment);
 
         // A larger volume starts with it, and is its own.
-        restored.ensure_copy(&copy, hold(&exe), 128 * MIB).unwrap();
+        restored.ensure_copy(&copy, hold(&exe), 128 * MIB, false).unwrap();
         let df = nix::sys::statvfs::statvfs(&restored.data()).unwrap();
         assert_eq!(df.blocks() * df.fragment_size(), 128 * MIB);
         let seen = lines(&restored);
@@ -87,7 +89,7 @@ fn a_snapshot_is_of_one_moment_and_its_volume_goes_on() {
         // A copy of a volume that nobody has mounted needs no freezing.
         restored.unmount().unwrap();
         let again = image(base, "pvc-3");
-        again.ensure_copy(&restored, hold(Path::new("/nonexistent")), 128 * MIB).unwrap();
+        again.ensure_copy(&restored, hold(Path::new("/nonexistent")), 128 * MIB, false).unwrap();
         assert_eq!(lines(&again), seen + 3);
         copy.delete().unwrap();
         assert!(copy.moment().unwrap().is_none());
@@ -99,7 +101,7 @@ fn a_copy_never_starts_empty_and_a_group_is_of_one_moment() {
     alone(|base| {
         let exe = supervisor();
         let (missing, empty) = (image(base, "snapshot-gone"), image(base, "pvc-1"));
-        assert!(empty.ensure_copy(&missing, hold(&exe), 16 * MIB).is_err());
+        assert!(empty.ensure_copy(&missing, hold(&exe), 16 * MIB, false).is_err());
         assert!(!empty.file().exists(), "no empty look-alike");
         empty.ensure(16 * MIB, false).unwrap();
         let other = image(base, "pvc-2");
@@ -145,7 +147,7 @@ fn v10_a_copy_takes_no_room_that_a_volume_was_promised_and_leaves_nothing_where_
         assert!(error.contains("are free that no volume was promised"), "{error}");
         assert!(!copy.dir.join("image.new").exists() && !copy.file().exists());
         // The same for a volume that starts as a copy, and for one that is copied to grow.
-        assert!(image(base, "pvc-3").ensure_copy(&full, hold(&exe), 32 * MIB).is_err());
+        assert!(image(base, "pvc-3").ensure_copy(&full, hold(&exe), 32 * MIB, false).is_err());
         assert!(!small.join("pvc-3/image.new").exists());
         full.unmount().unwrap();
         assert!(offline::grow(&full.root, &full.dir, &full.open().unwrap(), 64 * MIB).is_err());
@@ -189,7 +191,7 @@ fn v10_copies_at_one_time_do_not_take_the_same_room() {
         let pair = [Copy { from: &two, to: &copy }];
         let error = snapshots(&pair, hold(&exe)).unwrap_err().to_string();
         assert!(error.contains("are free that no volume was promised"), "{error}");
-        assert!(image(base, "pvc-3").ensure_copy(&two, hold(&exe), 32 * MIB).is_err());
+        assert!(image(base, "pvc-3").ensure_copy(&two, hold(&exe), 32 * MIB, false).is_err());
         two.unmount().unwrap();
         assert!(offline::grow(&two.root, &two.dir, &two.open().unwrap(), 64 * MIB).is_err());
         // What it has written it does not take twice; in all it takes no more than it said.
@@ -307,7 +309,7 @@ fn kill_9_at_any_moment_of_a_snapshot_leaves_nothing_frozen_and_nothing_half() {
         let whole = copies.iter().filter(|copy| copy.file().exists());
         for (number, copy) in whole.enumerate().take(8) {
             let restored = image(base, &format!("pvc-restored-{number}"));
-            restored.ensure_copy(copy, hold(Path::new("/nonexistent")), 32 * MIB).unwrap();
+            restored.ensure_copy(copy, hold(Path::new("/nonexistent")), 32 * MIB, false).unwrap();
             assert!((10..=last).contains(&lines(&restored)));
             restored.delete().unwrap();
         }
