@@ -48,6 +48,7 @@ struct Content {
     faults: BTreeMap<u64, Fault>,
     full: bool,
     held: bool,
+    waiting: usize,
     dead: bool,
 }
 
@@ -110,9 +111,18 @@ impl FaultyDisk {
         self.0.released.notify_all();
     }
 
+    /// How many calls are held up.
+    pub fn waiting(&self) -> usize {
+        lock(&self.0.content).waiting
+    }
+
     fn changeable(&self) -> MutexGuard<'_, Content> {
-        let content = lock(&self.0.content);
-        self.0.released.wait_while(content, |content| content.held).unwrap_or_else(PoisonError::into_inner)
+        let mut content = lock(&self.0.content);
+        content.waiting += 1;
+        let waited = self.0.released.wait_while(content, |content| content.held);
+        let mut content = waited.unwrap_or_else(PoisonError::into_inner);
+        content.waiting -= 1;
+        content
     }
 
     /// The power goes, now.

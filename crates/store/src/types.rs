@@ -210,3 +210,23 @@ pub struct Page {
     /// The revision that the page shows.
     pub revision: Revision,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_names_the_first_key_and_counts_all() {
+        let mut damage = Damage::default();
+        let mut said = Vec::new();
+        for key in ["/a", "/b", "/c"] {
+            damage.add_key(Bytes::from(key), 2);
+            said.push(damage.to_string());
+        }
+        let first = "the row of key /a does not match its checksum";
+        assert_eq!(said, [first.to_owned(), format!("{first} (and 1 more)"), format!("{first} (and 2 more)")]);
+        assert_eq!((damage.keys, &damage.named[..]), (3, &[Bytes::from("/a"), Bytes::from("/b")][..]));
+        damage.whole.push("and more".to_owned());
+        assert_eq!(damage.to_string(), format!("{first} (and 2 more); and more"));
+    }
+}

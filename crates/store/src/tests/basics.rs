@@ -120,3 +120,16 @@ fn what_breaks_a_limit_is_refused_and_what_meets_it_is_not_x4() {
     let answer = store.commit_blocking(Txn { expect, ops: vec![] });
     assert_eq!(answer, Err(CommitError::Invalid(Invalid::Expect(MAX_EXPECT + 1, MAX_EXPECT))));
 }
+
+#[test]
+fn what_is_left_of_a_list_is_counted_as_of_its_revision_a7() {
+    let store = Store::open(Source::backend(FaultyDisk::new()), Options::inline()).unwrap();
+    let ops = ["a/1", "a/2", "a/3", "a/4", "b/1"].map(|key| put_op(key, "")).into();
+    store.commit_blocking(Txn { expect: vec![], ops }).unwrap();
+    store.commit_blocking(Txn { expect: vec![], ops: vec![delete_op("a/4")] }).unwrap();
+    let left = |after: &str, at: u64| store.count_after(b"a/", after.as_bytes(), Revision(at));
+    assert_eq!([left("a/1", 5), left("a/1", 6), left("a/3", 5), left("a/3", 6)], [Ok(3), Ok(2), Ok(1), Ok(0)]);
+    assert!(left("a/1", 7).is_err());
+    store.compact(Revision(6));
+    assert!(left("a/1", 5).is_err());
+}

@@ -266,6 +266,11 @@ fn a_store_that_does_not_fit_its_folder_is_refused_a11_a3() {
     assert!(missing(known).contains("is missing, where the store of cluster 00"), "{}", missing(known));
     assert!(missing(Owner::Claim { cluster: ours, existing: true }).contains("is missing"));
     assert!(!path.exists(), "nothing is made where something is missed");
+    // What cannot be looked at is not said to be missing.
+    let blocked = folder.path().join("file");
+    std::fs::write(&blocked, "").unwrap();
+    let error = open_folder(&blocked.join("store"), known).unwrap_err();
+    assert!(matches!(&error, OpenError::Folder { .. }), "{error}");
 
     let store = open_folder(&path, Owner::Claim { cluster: ours, existing: false }).unwrap();
     for value in ["1", "2", "3"] {

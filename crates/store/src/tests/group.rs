@@ -1,6 +1,7 @@
 //! Group commit under real threads.
 
 use super::{put, put_op};
+use crate::limits::{MAX_GROUP, MAX_GROUP_BYTES};
 use crate::testing::{Fault, FaultyDisk};
 use crate::{CommitError, Expect, Options, Revision, Source, Store, Txn};
 use std::future::Future;
@@ -93,4 +94,73 @@ fn concurrent_increments_are_all_counted_and_watched_in_order_a1_a4() {
         }
     });
     assert_eq!(store.get(b"n").unwrap().value, (THREADS * EACH).to_string());
+}
+
+/// How many of those who come while the first is being written are written together next: that commit fails, and all
+/// who fail were in it.
+fn taken_together(count: usize, value: &str) -> usize {
+    let disk = FaultyDisk::new();
+    let store = open(&disk);
+    let of_one = (0..5).map(|_| {
+        let before = disk.calls();
+        store.commit_blocking(put("first", "")).unwrap();
+        disk.calls() - before
+    });
+    let of_one = of_one.last().unwrap();
+    disk.hold();
+    let mut context = Context::from_waker(Waker::noop());
+    let mut first = Box::pin(store.commit(put("first", "")));
+    assert!(first.as_mut().poll(&mut context).is_pending());
+    // The writer has taken it alone.
+    while disk.waiting() == 0 {
+        thread::yield_now();
+    }
+    disk.fault_at(disk.calls() + of_one + 1, Fault::Error);
+    let mut commits: Vec<_> =
+        (0..count).map(|index| Box::pin(store.commit(put(&format!("{index:03}"), value)))).collect();
+    for commit in &mut commits {
+        assert!(commit.as_mut().poll(&mut context).is_pending());
+    }
+    disk.release();
+    crate::store::block_on(first).unwrap();
+    commits.into_iter().map(crate::store::block_on).filter(Result::is_err).count()
+}
+
+/// X4: what one commit takes in has bounds, so that nobody waits for more than that.
+#[test]
+fn x4_a_group_has_bounds() {
+    for count in [MAX_GROUP - 1, MAX_GROUP] {
+        assert_eq!(taken_together(count, ""), count);
+    }
+    assert_eq!(taken_together(MAX_GROUP + 10, ""), MAX_GROUP);
+    // Values of a quarter of the bound, with their keys: that many bytes are enough.
+    let quarter = "v".repeat(MAX_GROUP_BYTES / 4 - 3);
+    assert_eq!((taken_together(4, &quarter), taken_together(7, &quarter)), (4, 4));
+    assert_eq!(taken_together(7, &quarter[1..]), 5, "one more is taken below it");
+}
+
+/// Who waits for a change is woken by the writer's thread.
+#[test]
+fn a_waiting_watcher_sees_what_another_thread_commits() {
+    let store = open(&FaultyDisk::new());
+    let mut watch = store.watch("", Revision(0)).unwrap();
+    thread::scope(|scope| {
+        let waiter = scope.spawn(move || crate::store::block_on(watch.next()).unwrap().revision);
+        store.commit_blocking(put("k", "")).unwrap();
+        assert_eq!(waiter.join().unwrap(), Revision(1));
+    });
+}
+
+/// A transaction that changes nothing only asks: it is answered with the revision that it found.
+#[test]
+fn who_only_asks_is_given_no_revision() {
+    let store = open(&FaultyDisk::new());
+    store.commit_blocking(put("k", "")).unwrap();
+    let ask = |revision| {
+        let expect = vec![("k".into(), Expect::Unchanged(Revision(revision)))];
+        store.commit_blocking(Txn { expect, ops: vec![] })
+    };
+    let done = ask(1).unwrap();
+    assert_eq!((done.first, done.last, store.revision()), (Revision(1), Revision(1), Revision(1)));
+    assert!(matches!(ask(2), Err(CommitError::Expectation { .. })));
 }

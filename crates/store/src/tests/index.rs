@@ -100,3 +100,28 @@ fn d13_a_change_wakes_only_those_who_ask_for_its_text() {
     assert!(watchers[7].try_next().unwrap().is_some() && watchers[8].try_next().unwrap().is_some());
     assert!(watchers.iter_mut().all(|watcher| watcher.try_next() == Ok(None)));
 }
+
+/// Of rows that the index knows nothing of, it finds nothing, and a watch sees all; below a part of its prefix it finds
+/// what is there.
+#[test]
+fn an_index_is_asked_for_its_own_rows_only() {
+    let store = open();
+    for key in ["r/a/1", "r/b/1", "elsewhere"] {
+        commit(&store, put_op(key, "0:"));
+    }
+    let text = Bytes::from("0");
+    let found = store.found(b"r/b/", &text, usize::MAX).unwrap();
+    assert_eq!(found.entries.iter().map(|row| &row.key[..]).collect::<Vec<_>>(), [b"r/b/1"]);
+    assert_eq!((found.more, found.revision), (false, store.revision()));
+    for prefix in [&b"r"[..], b"", b"elsewhere"] {
+        assert!(store.found(prefix, &text, usize::MAX).is_none(), "{prefix:?}");
+    }
+    let mut watch = store.watch_found("elsewhere", "another".into(), crate::Revision(0)).unwrap();
+    assert_eq!(watch.try_next().unwrap().unwrap().revision, crate::Revision(3));
+    // What is not kept cannot be watched, by a text neither.
+    store.compact(crate::Revision(2));
+    let watch = |after: u64| store.watch_found("r/", text.clone(), crate::Revision(after)).map(drop);
+    let gone = crate::ReadError::Compacted { asked: crate::Revision(1), compacted: crate::Revision(2) };
+    let early = crate::ReadError::Future { asked: crate::Revision(4), newest: crate::Revision(3) };
+    assert_eq!([watch(1), watch(2), watch(4)], [Err(gone), Ok(()), Err(early)]);
+}

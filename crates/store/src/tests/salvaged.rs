@@ -115,7 +115,8 @@ fn of_a_file_with_a_wrong_page_the_rest_is_read_and_it_is_said() {
 #[test]
 fn what_is_no_store_or_half_of_one_is_read_as_far_as_it_goes() {
     let files = files();
-    for length in (0..400).chain((400..files.after.len()).step_by(1777)) {
+    let short = (PAGE..10 * PAGE).step_by(PAGE).flat_map(|at| at..at + 6);
+    for length in (0..400).chain(short).chain((400..files.after.len()).step_by(1777)) {
         let (found, damage) = saved(&files.after[..length]);
         for (key, (revision, value)) in &found {
             assert!(files.ever.contains(&(key.clone(), *revision, value.clone())), "{key:?} of {length}");
@@ -189,10 +190,12 @@ fn without_its_tables_or_its_summary_the_rows_of_a_file_are_found() {
     let whole = "3 rows are in pages that nothing leads to: they are as they were written last (/k/0, /k/1, /k/2)";
     assert_eq!(found.damage.whole, ["its tables cannot be found", whole]);
 
-    let many = (0..30).map(|index| put_op(&format!("/k/{index:02}"), "value")).collect();
-    let (now, found) = without(LEAF, b"metarows", vec![many]);
-    assert_eq!(rows_of(&found), now);
-    assert!(found.damage.whole[1].ends_with("/k/18, /k/19, ...)"), "{}", found.damage);
+    for (count, end) in [(30, "/k/18, /k/19, ...)"), (20, "/k/18, /k/19)")] {
+        let many = (0..count).map(|index| put_op(&format!("/k/{index:02}"), "value")).collect();
+        let (now, found) = without(LEAF, b"metarows", vec![many]);
+        assert_eq!(rows_of(&found), now);
+        assert!(found.damage.whole[1].ends_with(end), "{}", found.damage);
+    }
 }
 
 /// Rows whose page is gone are counted; where one is gone that leads to others, these are found.
@@ -381,4 +384,34 @@ fn a_damaged_row_is_not_exchanged_for_an_older_one() {
     assert_eq!((found.damage.keys, &found.damage.named[..]), (1, &[Bytes::from("/k/00")][..]), "{}", found.damage);
     assert!(!found.keys.contains_key(&b"/k/00"[..]));
     assert!(found.damage.to_string().contains("rows cannot be reached"), "{}", found.damage);
+}
+
+/// A damaged row is none that is missing: nothing that was deleted is looked for in its place.
+#[test]
+fn nothing_that_was_deleted_comes_back_for_a_damaged_row() {
+    let disk = FaultyDisk::new();
+    let store = Store::open(Source::backend(disk.clone()), Options::inline()).unwrap();
+    store.commit_blocking(Txn { expect: vec![], ops: some("one") }).unwrap();
+    store.commit_blocking(Txn { expect: vec![], ops: vec![delete_op("/k/1"), put_op("/k/2", "damaged")] }).unwrap();
+    let mut file = disk.bytes();
+    let at = file.windows(7).position(|window| window == b"damaged").unwrap();
+    file[at] = b'D';
+    let found = salvage(&file, Damage::default());
+    assert_eq!((found.keys.size(), found.damage.keys), (1, 1), "{}", found.damage);
+    assert!(!found.damage.to_string().contains("nothing leads to"), "{}", found.damage);
+}
+
+/// Whose store it was is read whole, wherever it stands (A11).
+#[test]
+fn a11_the_cluster_is_known_of_a_file_without_its_tables() {
+    let cluster = crate::ClusterId::new(0x0123_4567_89ab_cdef_0246_8ace_1357_9bdf).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let owner = crate::Owner::Claim { cluster, existing: false };
+    let store = Store::open(folder.path().to_owned(), Options { owner, ..Options::inline() }).unwrap();
+    store.commit_blocking(Txn { expect: vec![], ops: some("one") }).unwrap();
+    drop(store);
+    let mut file = std::fs::read(folder.path().join(crate::FILE)).unwrap();
+    assert_eq!(salvage(&file, Damage::default()).summary.cluster, Some(cluster));
+    clear(&mut file, LEAF, b"metarows");
+    assert_eq!(salvage(&file, Damage::default()).summary.cluster, Some(cluster));
 }

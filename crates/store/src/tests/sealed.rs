@@ -8,6 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+/// Of a key that is kept elsewhere, and cannot be asked for now.
+const AWAY: u8 = 9;
+
 /// A key's number; below `s/` values are sealed with it. 0 seals nothing, and opens what any of `known` has sealed.
 #[derive(Debug)]
 struct Keys {
@@ -38,6 +41,9 @@ impl Seal for Keys {
         let Some([by, nonce, sealed @ ..]) = stored.strip_prefix(SEALED_PREFIX) else {
             return Ok(Opened { value: None, is_stale: is_to_be });
         };
+        if *by == AWAY && !self.known.contains(by) {
+            return Ok(Opened { value: None, is_stale: false });
+        }
         if !self.known.contains(by) {
             return Err(format!("key {by} is missing"));
         }
@@ -56,14 +62,20 @@ fn shown(store: &Store) -> BTreeMap<String, String> {
     entries.iter().map(|entry| (text(&entry.key), text(&entry.value))).collect()
 }
 
-/// By which key each row is sealed on the disk, as who has no keys sees it; 0: it is plain. The file is sound.
-fn on_disk(disk: &FaultyDisk) -> Vec<(String, u8)> {
+/// The rows as they are on the disk, which is sound.
+fn stored(disk: &FaultyDisk) -> Vec<crate::Entry> {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join(FILE), disk.bytes()).unwrap();
     let found = examine(folder.path()).unwrap();
     assert!(found.damage.is_none(), "{}", found.damage);
+    found.entries
+}
+
+/// By which key each row is sealed on the disk, as who has no keys sees it; 0: it is plain. The file is sound.
+fn on_disk(disk: &FaultyDisk) -> Vec<(String, u8)> {
     let by = |value: &Bytes| value.strip_prefix(SEALED_PREFIX).map_or(0, |sealed| sealed[0]);
-    let rows = found.entries.iter().map(|row| (String::from_utf8(row.key.to_vec()).unwrap(), by(&row.value)));
+    let rows = stored(disk);
+    let rows = rows.iter().map(|row| (String::from_utf8(row.key.to_vec()).unwrap(), by(&row.value)));
     rows.collect()
 }
 
@@ -118,6 +130,33 @@ fn what_cannot_be_sealed_now_is_refused_and_changes_nothing() {
     let Err(CommitError::Unsealable(why)) = refused else { panic!("{refused:?}") };
     assert_eq!((why.as_str(), shown(&store)), ("the keeper of the keys is away", content));
     commit(&store, vec![put_op("p/x", "x")]);
+    // What takes it away needs no key.
+    let refused = store.commit_blocking(Txn { expect: vec![], ops: vec![delete_op("s/locked")] });
+    assert!(matches!(refused, Err(CommitError::Expectation { .. })), "it is not there: {refused:?}");
+}
+
+/// A row whose key cannot be had now stands in memory as it is on the disk, and goes back there as it is.
+#[test]
+fn what_cannot_be_opened_now_is_never_sealed_twice_a10() {
+    let base = FaultyDisk::new();
+    let store = Store::open_sealed(Source::backend(base.clone()), Options::inline(), keys(AWAY, &[AWAY])).unwrap();
+    commit(&store, vec![put_op("s/a", "apple"), put_op("p/b", "pear")]);
+    drop(store);
+    let mut failures = 0;
+    for call in 0..40 {
+        let disk = FaultyDisk::with(base.bytes());
+        let store = Store::open_sealed(Source::backend(disk.clone()), Options::inline(), keys(1, &[1])).unwrap();
+        disk.fault_at(disk.calls() + call, Fault::Error);
+        let ops = vec![put_op("s/a", "other"), put_op("p/b", "plum")];
+        let done = store.commit_blocking(Txn { expect: vec![], ops }).is_ok();
+        failures += usize::from(!done);
+        while store.commit_blocking(Txn { expect: vec![], ops: vec![put_op("p/c", "x")] }).is_err() {}
+        drop(store);
+        assert_eq!(on_disk(&disk), rows(&[("p/b", 0), ("p/c", 0), ("s/a", if done { 1 } else { AWAY })]), "{call}");
+        let store = open(&disk, keys(1, &[1, AWAY])).unwrap();
+        assert_eq!(shown(&store)["s/a"], if done { "other" } else { "apple" });
+    }
+    assert!(failures > 0);
 }
 
 #[test]
@@ -130,10 +169,11 @@ fn rows_are_sealed_anew_when_the_keys_have_changed() {
         assert_eq!(shown(&store), content, "{current}");
         drop(store);
         assert_eq!(on_disk(&disk), by(current));
-        let writes = disk.calls();
+        let before = stored(&disk);
         let again = Store::open_sealed(Source::backend(disk.clone()), Options::inline(), keys(current, &[current]));
         assert_eq!(shown(&again.unwrap()), content, "{current}");
-        assert_eq!(on_disk(&disk), by(current), "{writes}");
+        assert_eq!(on_disk(&disk), by(current));
+        assert_eq!(stored(&disk), before, "no row is written again");
         assert_eq!(open(&disk, None).is_ok(), current == 0);
     }
 }
