@@ -182,9 +182,14 @@ fn index(text: &str) -> Result<Step, String> {
 
 fn comparison(text: &str) -> Result<Step, String> {
     let path = |text: &str| Path::parse(text.trim().strip_prefix('@').ok_or("a filter is about @")?);
-    let operator = ["==", "!=", "<=", ">=", "<", ">"].into_iter().find(|operator| text.contains(operator));
-    let Some(operator) = operator else { return Ok(Step::Filter(path(text)?, String::new(), Value::Null)) };
-    let (left, right) = text.split_once(operator).unwrap_or((text, ""));
+    // The first one that stands there: what it is compared with may have another.
+    let found =
+        ["==", "!=", "<=", ">=", "<", ">"].into_iter().filter_map(|operator| Some((text.find(operator)?, operator)));
+    let Some((at, operator)) = found.min_by_key(|(at, _)| *at) else {
+        return Ok(Step::Filter(path(text)?, String::new(), Value::Null));
+    };
+    let (left, right) = text.split_at(at);
+    let right = right.strip_prefix(operator).unwrap_or(right);
     let right = right.trim();
     let quoted = ['\'', '"'].iter().find_map(|quote| right.strip_prefix(*quote)?.strip_suffix(*quote));
     let wanted = match quoted {
@@ -199,6 +204,43 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn filters_compare_what_is_of_one_type() {
+        let object = json!({ "items": [
+            { "name": "none" }, { "name": "number", "v": 2 }, { "name": "text", "v": "m" }, { "name": "no", "v": false },
+            { "name": "yes", "v": true }, { "name": "odd", "v": "a==b<c" }] });
+        let table = [
+            ("@.v", "number"),
+            ("@.v==2", "number"),
+            ("@.v==2.0", "number"),
+            ("@.v!=2", "text"),
+            ("@.v<3", "number"),
+            ("@.v<2", ""),
+            ("@.v<=2", "number"),
+            ("@.v<=1", ""),
+            ("@.v>1", "number"),
+            ("@.v>2", ""),
+            ("@.v>=2", "number"),
+            ("@.v>=3", ""),
+            ("@.v == 'm'", "text"),
+            ("@.v>'l'", "text"),
+            ("@.v>'m'", ""),
+            ("@.v<'m'", "odd"),
+            ("@.v!='m'", "number"),
+            ("@.v==true", "yes"),
+            ("@.v==false", "no"),
+            ("@.v>false", "yes"),
+            ("@.v=='a==b<c'", "odd"),
+            ("@.v!='a==b<c'", "number"),
+            ("@.name<'no'", ""),
+            ("@.w!=1", ""),
+        ];
+        for (filter, wanted) in table {
+            let path = Path::parse(&format!(".items[?({filter})].name")).expect(filter);
+            assert_eq!(path.first(&object).and_then(Value::as_str).unwrap_or(""), wanted, "{filter}");
+        }
+    }
 
     #[test]
     fn paths_lead_where_kubectls_do() {
@@ -228,6 +270,15 @@ mod tests {
             (".spec.list[1,0].a", Some(json!(2))),
             (".spec.list[2:1].a", None),
             (".spec.list[9:].a", None),
+            (".spec.list[-2].a", Some(json!(1))),
+            (".spec.list[-3].a", None),
+            ("spec.n", Some(json!(3))),
+            ("$.spec.n", Some(json!(3))),
+            (".spec['list'].[1].a", Some(json!(2))),
+            (".spec.*", Some(json!([{ "a": 1 }, { "a": 2 }]))),
+            (".metadata.labels.*", Some(json!("web"))),
+            (".metadata.labels[*]", Some(json!("web"))),
+            (".spec.n.*", None),
         ];
         for (path, wanted) in table {
             assert_eq!(Path::parse(path).expect(path).first(&object).cloned(), wanted, "{path}");
@@ -235,6 +286,13 @@ mod tests {
         for bad in [".a[", ".a[x]", ".a[0:1:0]", ".a[1:2:3:4]", ".a[0,x]", "..a", ".a[?(b)]", ".a[?(@.b==)]", ".a]["] {
             let parsed = Path::parse(bad);
             assert!(parsed.is_err() || bad == ".a][", "{bad}: {parsed:?}");
+        }
+        // Of steps there is a bound, and what follows one begins with a dot or a bracket.
+        let deep = |steps: usize| Path::parse(&".a".repeat(steps)).map(|path| path.0.len());
+        assert_eq!((deep(MAX_STEPS), deep(MAX_STEPS + 1).is_err()), (Ok(MAX_STEPS), true));
+        assert_eq!(Path::parse(".a[0]b"), Err("unexpected \"b\"".to_owned()));
+        for none in ["", ".a[0]", ".a[*].b", "[0].a"] {
+            assert_eq!(Path::parse(none).unwrap().fields(), None, "{none}");
         }
         assert_eq!(Path::parse(".spec.n").map(|path| path.fields().map(|f| f.join("/"))), Ok(Some("spec/n".into())));
     }

@@ -19,6 +19,8 @@ pub mod structural;
 pub mod values;
 
 #[cfg(test)]
+mod row_tests;
+#[cfg(test)]
 mod rule_tests;
 #[cfg(test)]
 mod structural_tests;
