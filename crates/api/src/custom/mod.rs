@@ -23,6 +23,8 @@ mod row_tests;
 #[cfg(test)]
 mod rule_tests;
 #[cfg(test)]
+mod rule_words_tests;
+#[cfg(test)]
 mod structural_tests;
 #[cfg(test)]
 mod tests;
