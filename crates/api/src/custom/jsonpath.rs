@@ -208,7 +208,8 @@ mod tests {
     #[test]
     fn filters_compare_what_is_of_one_type() {
         let object = json!({ "items": [
-            { "name": "none" }, { "name": "number", "v": 2 }, { "name": "text", "v": "m" }, { "name": "no", "v": false },
+            { "name": "none" }, { "name": "number", "v": 2 }, { "name": "text", "v": "m" },
+            { "name": "no", "v": false },
             { "name": "yes", "v": true }, { "name": "odd", "v": "a==b<c" }] });
         let table = [
             ("@.v", "number"),

@@ -21,6 +21,8 @@ pub mod values;
 #[cfg(test)]
 mod row_tests;
 #[cfg(test)]
+mod rule_cost_tests;
+#[cfg(test)]
 mod rule_tests;
 #[cfg(test)]
 mod rule_words_tests;

@@ -10,6 +10,8 @@ use crate::cel::ast::{Expr, Fold, FoldKind, Node};
 
 /// The largest request, in bytes.
 const MAX_REQUEST: u64 = 3 << 20;
+/// The longest text in it, and the most items.
+const LONGEST: u64 = MAX_REQUEST - 2;
 /// Makes a list, or a map.
 const LIST_COST: u64 = 10;
 const MAP_COST: u64 = 30;
@@ -29,8 +31,18 @@ impl<'a> Extent<'a> {
     fn size(self) -> u64 {
         match self {
             Self::Size(size, _) => size,
-            Self::Schema(schema) => max_size(schema),
+            Self::Schema(schema) if schema.get("x-kubernetes-int-or-string") == Some(&Json::Bool(true)) => LONGEST,
+            Self::Schema(schema) => match schema.get("type").and_then(Json::as_str).unwrap_or("") {
+                "string" | "array" => max_size(schema),
+                "object" if schema.get("additionalProperties").is_some() => max_size(schema),
+                // Comparing such costs nothing.
+                _ => 0,
+            },
         }
+    }
+
+    fn is_text(self) -> bool {
+        matches!(self, Self::Schema(schema) if schema.get("type").is_some_and(|kind| kind == "string"))
     }
 
     fn unknown() -> Self {
@@ -60,7 +72,8 @@ impl<'a> Extent<'a> {
         let properties = schema.get("properties");
         let mut found = [Some(name), Some(unescaped.as_str()), keyword].into_iter().flatten();
         let found = found.find_map(|name| properties?.get(name));
-        found.or_else(|| schema.get("additionalProperties")).map_or(Self::unknown(), Self::Schema)
+        // Of a map's values by name upstream knows nothing.
+        found.map_or(Self::unknown(), Self::Schema)
     }
 }
 
@@ -69,23 +82,24 @@ pub fn max_size(schema: &Json) -> u64 {
     let limit = |name: &str| schema.get(name).and_then(Json::as_u64);
     match schema.get("type").and_then(Json::as_str).unwrap_or("") {
         "string" => {
-            if let Some(values) = schema.get("enum").and_then(Json::as_array) {
-                return values.iter().filter_map(Json::as_str).map(str::len).max().unwrap_or(0) as u64;
-            }
             let format = schema.get("format").and_then(Json::as_str).unwrap_or("");
+            let longest = || {
+                let values = schema.get("enum").and_then(Json::as_array)?;
+                values.iter().filter_map(Json::as_str).map(|value| value.len() as u64).max()
+            };
             match (format, limit("maxLength")) {
                 ("byte", Some(length)) => length,
                 (_, Some(length)) => length.saturating_mul(4),
                 ("date", None) => 12,
                 ("duration", None) => 32,
                 ("date-time", None) => 35,
-                _ => MAX_REQUEST - 2,
+                _ => longest().unwrap_or(LONGEST),
             }
         }
         "array" => limit("maxItems")
-            .unwrap_or_else(|| (MAX_REQUEST - 2) / (schema.get("items").map_or(1, |items| min_bytes(items, 0)) + 1)),
+            .unwrap_or_else(|| LONGEST / (schema.get("items").map_or(1, |items| min_bytes(items, 0)) + 1)),
         "object" => match schema.get("additionalProperties").filter(|values| values.is_object()) {
-            Some(values) => limit("maxProperties").unwrap_or_else(|| (MAX_REQUEST - 2) / (min_bytes(values, 0) + 6)),
+            Some(values) => limit("maxProperties").unwrap_or_else(|| LONGEST / (min_bytes(values, 0) + 6)),
             None => 1,
         },
         _ => 1,
@@ -95,14 +109,22 @@ pub fn max_size(schema: &Json) -> u64 {
 /// How many bytes a value of a schema has at least.
 fn min_bytes(schema: &Json, depth: usize) -> u64 {
     match schema.get("type").and_then(Json::as_str).unwrap_or("") {
-        "string" | "array" => 2,
+        // With their quotes.
+        "string" => match schema.get("format").and_then(Json::as_str).unwrap_or("") {
+            "date" => 12,
+            "duration" => 3,
+            "date-time" => 21,
+            _ => 2,
+        },
+        "array" => 2,
         "boolean" => 4,
         "object" if depth < MAX_DEPTH => {
             let required =
                 schema.get("required").and_then(Json::as_array).into_iter().flatten().filter_map(Json::as_str);
-            let sizes = required.map(|name| {
-                let below = schema.get("properties").and_then(|properties| properties.get(name));
-                name.len() as u64 + 4 + below.map_or(1, |below| min_bytes(below, depth + 1))
+            let sizes = required.filter_map(|name| {
+                // A default is filled in by the server.
+                let below = schema.get("properties")?.get(name).filter(|below| below.get("default").is_none())?;
+                Some(name.len() as u64 + 4 + min_bytes(below, depth + 1))
             });
             sizes.fold(2, u64::saturating_add)
         }
@@ -186,7 +208,8 @@ impl<'a, 'n> Estimator<'a, 'n> {
                 (tenth(size(0) + 1).saturating_mul(size(1).div_ceil(4)), Extent::Size(size(0), None))
             }
             "@in" => (size(1), Extent::unknown()),
-            "_==_" | "_!=_" | "_<_" | "_<=_" | "_>_" | "_>=_" => (tenth(size(0).min(size(1))), Extent::unknown()),
+            "_==_" | "_!=_" => (tenth(size(0).min(size(1))), Extent::unknown()),
+            "_<_" | "_<=_" | "_>_" | "_>=_" => (tenth(size(0).min(size(1))).max(1), Extent::unknown()),
             "_+_" => {
                 let sum = size(0).saturating_add(size(1));
                 let item = match extent(0).item() {
@@ -198,18 +221,29 @@ impl<'a, 'n> Estimator<'a, 'n> {
             "_[_]" | "_[?_]" => (1, extent(0).item()),
             "hasValue" | "value" | "or" | "optional.of" | "dyn" => (1, extent(0)),
             "orValue" => (1, if size(0) >= size(1) { extent(0) } else { extent(1) }),
-            "isSorted" | "sum" | "min" | "max" | "indexOf" | "lastIndexOf" => (size(0), extent(0).item()),
+            "indexOf" | "lastIndexOf" if extent(0).is_text() => (tenth(size(0)), Extent::unknown()),
+            "isSorted" | "sum" | "min" | "max" | "indexOf" | "lastIndexOf" => {
+                let item = extent(0).item();
+                (size(0).saturating_mul(1 + if item.is_text() { tenth(item.size()) } else { 0 }), item)
+            }
+            "replace" => (tenth(size(0)).saturating_mul(2), Extent::Size(size(0), None)),
+            "join" => {
+                let items = size(0).saturating_mul(extent(0).item().size());
+                let between = if args.len() > 1 { size(0).saturating_sub(1).saturating_mul(size(1)) } else { 0 };
+                let all = items.saturating_add(between);
+                (tenth(all), Extent::Size(all, None))
+            }
             "sets.contains" | "sets.intersects" => (size(0).saturating_mul(size(1)), Extent::unknown()),
             "sets.equivalent" => (size(0).saturating_mul(size(1)).saturating_mul(2), Extent::unknown()),
-            "replace" | "split" | "join" | "substring" | "trim" | "lowerAscii" | "upperAscii" | "format" | "url"
-            | "quantity" | "isQuantity" | "ip" | "isIP" | "cidr" | "isCIDR" | "containsIP" | "containsCIDR"
-            | "validate" | "semver" | "isSemver" | "reverse" | "sort" | "distinct" | "string" | "bytes" => {
+            "split" | "substring" | "trim" | "lowerAscii" | "upperAscii" | "format" | "url" | "quantity"
+            | "isQuantity" | "ip" | "isIP" | "cidr" | "isCIDR" | "containsIP" | "containsCIDR" | "validate"
+            | "semver" | "isSemver" | "reverse" | "sort" | "distinct" | "string" | "bytes" => {
                 let largest = given.iter().map(|(_, extent)| extent.size()).max().unwrap_or(1);
                 (tenth(largest), Extent::Size(size(0).max(1), None))
             }
             _ => (1, Extent::unknown()),
         };
-        (paid.saturating_add(cost.max(1)), result)
+        (paid.saturating_add(cost), result)
     }
 
     fn fold(&mut self, fold: &'n Fold) -> (u64, Extent<'a>) {

@@ -125,13 +125,13 @@ fn a_rule_that_is_no_good_is_refused_where_it_is_wrong() {
 #[test]
 fn old_values_are_compared_only_where_they_can_be_found() {
     let rule = json!({ "rule": "self == oldSelf" });
-    let text = || json!({ "type": "string", "maxLength": 5 });
-    let list = |kind: &str| json!({ "type": "array", "maxItems": 5, "x-kubernetes-list-type": kind, "items": ruled(text(), rule.clone()) });
+    let text = || ruled(json!({ "type": "string", "maxLength": 5 }), rule.clone());
+    let list = |kind: &str| json!({ "type": "array", "maxItems": 5, "x-kubernetes-list-type": kind, "items": text() });
     let map = |kind: &str| {
         json!({ "type": "object", "maxProperties": 5, "x-kubernetes-map-type": kind,
-            "additionalProperties": ruled(text(), rule.clone()) })
+            "additionalProperties": text() })
     };
-    let object = |kind: &str| json!({ "type": "object", "x-kubernetes-map-type": kind, "properties": { "a": ruled(text(), rule.clone()) } });
+    let object = |kind: &str| json!({ "type": "object", "x-kubernetes-map-type": kind, "properties": { "a": text() } });
     let wrong = |schema: Value| {
         let schema = json!({ "type": "object", "properties": { "spec": schema } });
         refused(&schema)
@@ -226,10 +226,12 @@ fn what_cannot_be_evaluated_is_told_with_its_type() {
 fn a_refusal_has_the_rules_reason_path_and_words() {
     let simple = || json!({ "type": "object", "properties": { "v": { "type": "string", "maxLength": 5 } } });
     let at = |reason: &str, is_simple: bool| {
-        let rule = json!({ "rule": if is_simple { "self != 'x'" } else { "self.v != 'x'" }, "reason": reason, "message": "m" });
+        let own = if is_simple { "self != 'x'" } else { "self.v != 'x'" };
+        let rule = json!({ "rule": own, "reason": reason, "message": "m" });
+        let text = json!({ "type": "string", "maxLength": 5 });
         let schema = match is_simple {
             true => {
-                json!({ "type": "object", "properties": { "v": ruled(json!({ "type": "string", "maxLength": 5 }), rule) } })
+                json!({ "type": "object", "properties": { "v": ruled(text, rule) } })
             }
             false => ruled(simple(), rule),
         };

@@ -101,6 +101,23 @@ fn d13_a_change_wakes_only_those_who_ask_for_its_text() {
     assert!(watchers.iter_mut().all(|watcher| watcher.try_next() == Ok(None)));
 }
 
+/// What was there before the store was opened is found, too.
+#[test]
+fn the_index_of_a_store_that_is_opened_again_has_its_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || {
+        let options = Options { index: Some(INDEX), ..Options::inline() };
+        Store::open(folder.path().to_owned(), options).unwrap()
+    };
+    let store = open();
+    for (key, value) in [("r/1", "0:a"), ("r/2", "1:b"), ("r/3", "unknown"), ("s/1", "0:c")] {
+        commit(&store, put_op(key, value));
+    }
+    drop(store);
+    let found = open().found(b"r/", &Bytes::from("0"), usize::MAX).unwrap();
+    assert_eq!(found.entries.iter().map(|row| &row.key[..]).collect::<Vec<_>>(), [b"r/1", b"r/3"]);
+}
+
 /// Of rows that the index knows nothing of, it finds nothing, and a watch sees all; below a part of its prefix it finds
 /// what is there.
 #[test]

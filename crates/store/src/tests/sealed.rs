@@ -16,12 +16,13 @@ const AWAY: u8 = 9;
 struct Keys {
     current: u8,
     known: Vec<u8>,
-    /// No two seals of a value are alike.
-    nonce: AtomicU8,
 }
 
+/// No two seals of a value are alike.
+static NONCE: AtomicU8 = AtomicU8::new(1);
+
 fn keys(current: u8, known: &[u8]) -> Option<Arc<dyn Seal>> {
-    Some(Arc::new(Keys { current, known: known.to_vec(), nonce: AtomicU8::new(1) }))
+    Some(Arc::new(Keys { current, known: known.to_vec() }))
 }
 
 impl Seal for Keys {
@@ -30,7 +31,7 @@ impl Seal for Keys {
     }
 
     fn seal(&self, key: &[u8], value: &[u8]) -> Option<Vec<u8>> {
-        let nonce = self.nonce.fetch_add(1, Ordering::Relaxed);
+        let nonce = NONCE.fetch_add(1, Ordering::Relaxed);
         let sealed = value.iter().map(|byte| byte ^ self.current ^ nonce);
         let head = SEALED_PREFIX.iter().copied().chain([self.current, nonce]);
         (self.current != 0 && key.starts_with(b"s/")).then(|| head.chain(sealed).collect())
