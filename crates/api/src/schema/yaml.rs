@@ -211,15 +211,11 @@ impl<'a> Reader<'a> {
         for (line, value) in merged {
             let sources = match value {
                 Value::Object(source) => vec![source],
-                Value::Array(items) => items
-                    .into_iter()
-                    .map(|item| if let Value::Object(source) = item { Some(source) } else { None })
-                    .collect::<Option<Vec<_>>>()
-                    .unwrap_or_default(),
-                _ => {
-                    let message = "map merge requires map or sequence of maps as the value".to_owned();
-                    return Err(YamlError::Syntax { line, message });
+                Value::Array(items) => {
+                    let source = |item| if let Value::Object(source) = item { Some(source) } else { None };
+                    items.into_iter().map(source).collect::<Option<Vec<_>>>().ok_or_else(|| no_maps(line))?
                 }
+                _ => return Err(no_maps(line)),
             };
             for (key, value) in sources.into_iter().flatten() {
                 self.budget.field(map.len(), &key)?;
@@ -228,6 +224,11 @@ impl<'a> Reader<'a> {
         }
         Ok(Value::Object(map))
     }
+}
+
+fn no_maps(line: usize) -> YamlError {
+    let message = "map merge requires map or sequence of maps as the value".to_owned();
+    YamlError::Syntax { line, message }
 }
 
 /// What a plain scalar is: null, a truth value, a number, or the text itself.
@@ -241,39 +242,47 @@ fn plain(text: &str) -> Value {
     number(text).map_or_else(|| Value::String(text.to_owned()), Value::Number)
 }
 
+/// A number as Go reads it: underscores are left out, a leading zero means base 8, whatever fits no integer of 64 bits
+/// may be a decimal fraction.
 fn number(text: &str) -> Option<Number> {
-    let is_numeric = text.starts_with(|first: char| first.is_ascii_digit() || matches!(first, '+' | '-' | '.'));
-    if !is_numeric {
+    let is_fraction = text.starts_with('.');
+    if !is_fraction && !text.starts_with(|first: char| first.is_ascii_digit() || matches!(first, '+' | '-')) {
         return None;
     }
-    let digits: String = text.chars().filter(|letter| *letter != '_').collect();
-    let (sign, magnitude) = match digits.strip_prefix('-') {
-        Some(rest) => ("-", rest),
-        None => ("", digits.strip_prefix('+').unwrap_or(&digits)),
+    let digits: String = text.chars().filter(|letter| *letter != '_' || is_fraction).collect();
+    let (sign, magnitude) = match digits.split_at_checked(1) {
+        Some((sign @ ("-" | "+"), rest)) => (sign, rest),
+        _ => ("", digits.as_str()),
     };
-    let radix = |prefix: &str, radix: u32| {
-        let rest = magnitude.strip_prefix(prefix)?;
-        // A second sign would be taken by the parser of integers.
-        let is_unsigned = rest.starts_with(|first: char| first.is_ascii_alphanumeric());
-        i64::from_str_radix(&format!("{sign}{rest}"), radix).ok().filter(|_| is_unsigned)
+    let (base, rest) = match magnitude.get(..2).map(str::to_ascii_lowercase).as_deref() {
+        Some("0x") => (16, &magnitude[2..]),
+        Some("0b") => (2, &magnitude[2..]),
+        Some("0o") => (8, &magnitude[2..]),
+        _ if magnitude.len() > 1 && magnitude.starts_with('0') => (8, &magnitude[1..]),
+        _ => (10, magnitude),
     };
-    if let Some(value) = radix("0x", 16).or_else(|| radix("0b", 2)).or_else(|| radix("0o", 8)) {
-        return Some(value.into());
+    // A second sign would be taken by the parser of integers.
+    if rest.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        if let Ok(value) = i64::from_str_radix(&format!("{sign}{rest}"), base) {
+            return Some(value.into());
+        }
+        if let (true, Ok(value)) = (sign.is_empty(), u64::from_str_radix(rest, base)) {
+            return Some(value.into());
+        }
     }
-    if magnitude.len() > 1 && magnitude.starts_with('0') && magnitude.bytes().all(|byte| matches!(byte, b'0'..=b'7')) {
-        return i64::from_str_radix(&format!("{sign}{magnitude}"), 8).ok().map(Number::from);
-    }
-    if !magnitude.is_empty() && magnitude.bytes().all(|byte| byte.is_ascii_digit()) {
-        let signed = format!("{sign}{magnitude}").parse::<i64>().ok().map(Number::from);
-        return signed.or_else(|| magnitude.parse::<u64>().ok().filter(|_| sign.is_empty()).map(Number::from));
-    }
-    let is_float = magnitude.bytes().any(|byte| byte.is_ascii_digit())
-        && magnitude.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'e' | b'E' | b'+' | b'-'))
-        && !text.contains('_');
-    if !is_float {
+    // Not its words for infinities.
+    if !magnitude.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'e' | b'E' | b'+' | b'-')) {
         return None;
     }
-    let value = format!("{sign}{magnitude}").parse::<f64>().ok()?;
+    whole(digits.parse().ok()?)
+}
+
+/// A number without a fraction is printed without one, and so is an integer to whoever reads it.
+fn whole(value: f64) -> Option<Number> {
+    const LARGEST: f64 = 9_007_199_254_740_992.0;
+    if value.fract() == 0.0 && value.abs() <= LARGEST {
+        return Some((value as i64).into());
+    }
     Number::from_f64(value)
 }
 
@@ -296,12 +305,94 @@ mod tests {
             "apiVersion": "v1", "kind": "Pod",
             "metadata": { "name": "a", "labels": { "true": "yes", "n": "1" } },
             "spec": { "hostNetwork": false, "containers": [{
-                "name": "c", "args": ["-c", 31, 420, 1000, 1.5, 1000.0, -7, null, "1:30"], "command": "a\nb\n" }] },
+                "name": "c", "args": ["-c", 31, 420, 1000, 1.5, 1000, -7, null, "1:30"], "command": "a\nb\n" }] },
         });
         assert_eq!(value(text), Ok(wanted));
         assert_eq!(value(""), Ok(Value::Null));
         assert_eq!(value("{\"a\": [1, true]}"), Ok(json!({ "a": [1, true] })), "JSON is YAML");
         assert_eq!(value("--- 1\n--- 2\n"), Ok(json!(1)), "the first document");
+    }
+
+    #[test]
+    fn plain_scalars_are_what_go_takes_them_for() {
+        let numbers = [
+            ("0x1F", json!(31)),
+            ("0X1f", json!(31)),
+            ("-0x10", json!(-16)),
+            ("+0x10", json!(16)),
+            ("0xffff_ffff_ffff_ffff", json!(u64::MAX)),
+            ("0b101", json!(5)),
+            ("-0B11", json!(-3)),
+            ("0o17", json!(15)),
+            ("0O17", json!(15)),
+            ("017", json!(15)),
+            ("-017", json!(-15)),
+            ("00", json!(0)),
+            ("0", json!(0)),
+            ("-0", json!(0)),
+            ("+5", json!(5)),
+            ("1_000", json!(1000)),
+            ("9223372036854775807", json!(i64::MAX)),
+            ("-9223372036854775808", json!(i64::MIN)),
+            ("18446744073709551615", json!(u64::MAX)),
+            ("18446744073709551616", json!(18446744073709551616.0)),
+            ("-9223372036854775809", json!(-9223372036854775809.0)),
+            // No number of base 8, but a fraction could be written so.
+            ("089", json!(89)),
+            ("019.5", json!(19.5)),
+            ("1.5", json!(1.5)),
+            ("1.", json!(1)),
+            ("-.5", json!(-0.5)),
+            (".5", json!(0.5)),
+            (".5e1", json!(5)),
+            ("1e3", json!(1000)),
+            ("1E+3", json!(1000)),
+            ("15e-1", json!(1.5)),
+            ("1_000.5", json!(1000.5)),
+            ("1e20", json!(1e20)),
+        ];
+        for (text, wanted) in numbers {
+            assert_eq!(value(text), Ok(wanted), "{text}");
+        }
+        let texts = [
+            "0x",
+            "0xg",
+            "0b2",
+            "0o8",
+            "0x-1",
+            "--1",
+            "+-1",
+            "1e",
+            "1.2.3",
+            "1-2",
+            ".",
+            "+",
+            ".e1",
+            "._5",
+            ".5_0",
+            "_1",
+            "1e999",
+            "-.inf",
+            "inf",
+            "nan",
+            "1:30",
+            "2026-01-01",
+            "12a",
+            "0x1_g",
+            "1e3e",
+            "٣",
+        ];
+        for text in texts {
+            assert_eq!(value(text), Ok(json!(text)), "{text}");
+        }
+        for (text, wanted) in [("!!str 5", json!("5")), ("!!str yes", json!("yes")), ("'5'", json!("5"))] {
+            assert_eq!(value(text), Ok(wanted), "{text}");
+        }
+        // Keys are text, whatever they look like.
+        assert_eq!(
+            value("{1: a, ~: b, yes: c, 1.5: d}"),
+            Ok(json!({ "1": "a", "null": "b", "true": "c", "1.5": "d" }))
+        );
     }
 
     #[test]
@@ -322,8 +413,11 @@ mod tests {
             bomb.push_str(&format!("a{level}: &a{level} [{}]\n", vec![last; 10].join(",")));
         }
         assert_eq!(value(&bomb), Err(YamlError::Limit("document contains excessive aliasing")));
-        let deep = format!("{}1{}", "[".repeat(5000), "]".repeat(5000));
-        assert!(parse(&deep).is_err());
+        let deep = |depth: usize| value(&format!("{}1{}", "[".repeat(depth), "]".repeat(depth))).is_ok();
+        assert_eq!([deep(5000), deep(MAX_DEPTH + 1), deep(MAX_DEPTH)], [false, false, true]);
+        // What stands once and is named often counts as often; so does being named.
+        let named = |times: usize| value(&format!("- &a 1\n{}", "- *a\n".repeat(times))).is_ok();
+        assert_eq!([named(MAX_ALIASES), named(MAX_ALIASES + 1)], [true, false]);
         assert!(parse("a: &a [*a]").is_err());
     }
 
@@ -332,7 +426,7 @@ mod tests {
         let twice = parse("a: 1\na: 2").expect("YAML");
         assert_eq!(twice.duplicates, ["line 2: key \"a\" already set in map"]);
         assert_eq!(twice.value, json!({ "a": 2 }));
-        for text in ["[1]: 2", "a: b: c", "a: *nowhere", "a: [1", "<<: 1"] {
+        for text in ["[1]: 2", "a: b: c", "a: *nowhere", "a: [1", "<<: 1", "<<: [{a: 1}, 2]"] {
             assert!(parse(text).is_err(), "{text:?}: {:?}", parse(text));
         }
     }

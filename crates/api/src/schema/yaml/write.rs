@@ -286,6 +286,47 @@ mod tests {
         assert_eq!(items, "- a:\n  - 1\n  - - 2\n  b: {}\n- a: x\n");
     }
 
+    /// What a reader of any YAML would take for something else is quoted, and nothing more.
+    #[test]
+    fn what_is_no_plain_text_is_quoted() {
+        let plain = ["2026-", "2026-x1", "2026a1", "2a26-01", "202-11-1", "a:b", "a#b", "-a", "a...", "1.2.3"];
+        for string in plain {
+            assert_eq!(write(&json!({ "a": string })), format!("a: {string}\n"));
+        }
+        let double = [
+            "2026-01-01",
+            "2026-1",
+            "12:30",
+            "-1:30",
+            "+1:30",
+            ".inf",
+            "-.INF",
+            ".NaN",
+            "=",
+            "<<",
+            "0x1f",
+            "1e3",
+            "no",
+            "\u{85}",
+            "",
+        ];
+        for string in double {
+            let shown = if string == "\u{85}" { "\\u0085" } else { string };
+            assert_eq!(write(&json!({ "a": string })), format!("a: \"{shown}\"\n"));
+        }
+        for string in ["...", "...a", "--- a", "- a", "a: b", "a:", "a #b", " a", "a ", "*a", "%a"] {
+            assert_eq!(write(&json!({ "a": string })), format!("a: '{string}'\n"));
+        }
+        assert_eq!(write(&json!({ "a": "b\tc\r\n\"\\" })), "a: \"b\\tc\\r\\n\\\"\\\\\"\n");
+        // A longer key stands on its own line, also where everything is on one.
+        let [short, long] = [128, 129].map(|length| "k".repeat(length));
+        assert_eq!(write(&json!({ short.as_str(): 1 })), format!("{short}: 1\n"));
+        assert_eq!(write(&json!({ long.as_str(): 1 })), format!("? \"{long}\"\n: 1\n"));
+        let mut text = String::new();
+        flow(&mut text, &json!({ short.as_str(): 1, long.as_str(): [1, "a"] }));
+        assert_eq!(text, format!("{{\"{short}\": 1, ? \"{long}\": [1, \"a\"]}}"));
+    }
+
     /// What is long, and deep in other lists.
     fn deep(leaf: Value, times: usize) -> Value {
         (0..60).fold(
@@ -362,7 +403,8 @@ mod tests {
             Just(Value::Null),
             any::<bool>().prop_map(Value::from),
             any::<i64>().prop_map(Value::from),
-            (-1e9..1e9).prop_map(|number: f64| Value::from(number)),
+            // One without a fraction is read as an integer.
+            (-1e9..1e9).prop_map(|number: f64| Value::from(number.trunc() + 0.5)),
             text().prop_map(Value::from),
         ];
         leaf.prop_recursive(4, 40, 5, |inner| {
