@@ -81,10 +81,27 @@ mod tests {
         );
         let rule = json!({ "type": "integer", "default": 0, "x-kubernetes-validations": [{ "rule": "self > 0" }] });
         assert_eq!(refused(rule), [format!("{at}: Invalid value: 0: failed rule: self > 0")]);
-        let named = json!({ "type": "object", "properties": { "metadata": { "type": "object", "properties": {
+        // Wherever it stands; and one that is null is none.
+        let wrong = || json!({ "type": "integer", "default": "3" });
+        for (schema, at) in [
+            (json!({ "type": "array", "items": wrong() }), "items.default"),
+            (json!({ "type": "object", "additionalProperties": wrong() }), "additionalProperties.default"),
+            (json!({ "type": "object", "properties": { "kind": wrong() } }), "properties[kind].default"),
+        ] {
+            let [why] = &refused(schema)[..] else { panic!("{at}") };
+            assert!(why.starts_with(&format!("schema.properties[f].{at}: Invalid value")), "{why}");
+        }
+        assert_eq!(refused(json!({ "type": "integer", "default": null })), Vec::<String>::new());
+        // What has not even the shape is not held against rules.
+        let both = json!({ "type": "integer", "minimum": 1, "default": 0,
+            "x-kubernetes-validations": [{ "rule": "self > 0" }] });
+        assert_eq!(refused(both).len(), 1);
+        let named = json!({ "type": "object", "properties": { "kind": { "type": "string", "default": null },
+            "metadata": { "type": "object", "properties": {
             "name": { "type": "string", "default": "x" } } } } });
         let mut causes = Vec::new();
         validate(&named, "schema", &mut causes);
-        assert_eq!(causes[0].field, "schema.properties[metadata].properties[name].default");
+        let fields: Vec<&str> = causes.iter().map(|cause| cause.field.as_str()).collect();
+        assert_eq!(fields, ["schema.properties[metadata].properties[name].default"]);
     }
 }

@@ -220,6 +220,13 @@ mod tests {
         (r"^[\P{^Greek}x]+$", &["αx"], &["ab"]),
         (r"^(?P<year>\d{4})\/(?:a|b)\z", &["2026/b"], &["2026/c"]),
         (r"\bcat\b", &["a cat"], &["cats"]),
+        (r"^\Qa\b\E$", &[r"a\b"], &["ab", "a"]),
+        (r"^[^]a]$", &["b"], &["]", "a"]),
+        (r"^\12\x41$", &["\nA"], &["12A"]),
+        (r"^a{2,x}$", &["a{2,x}"], &["aa"]),
+        (r"^a{x2}$", &["a{x2}"], &["aa"]),
+        (r"^a{2}}$", &["aa}"], &["aa"]),
+        (r"^[a{2}]+$", &["a{2}"], &["b"]),
     ];
 
     #[test]
@@ -264,8 +271,12 @@ mod tests {
             r"\p{}",
             r"\p{^}",
             r"\p",
+            r"[\b]",
+            r"\7",
         ] {
             assert!(compile(pattern).is_err(), "{pattern}");
         }
+        // What is as often as may be is taken.
+        assert!(compile("a{1000}").is_ok() && compile("a{2,1000}").is_ok());
     }
 }

@@ -109,3 +109,102 @@ fn simplify(schema: &mut Value, depth: usize) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A schema as OpenAPI 2 and 3 publish it.
+    fn both(schema: &Value) -> [Value; 2] {
+        let definition = json!({
+            "spec": { "group": "x.io", "scope": "Cluster", "names": { "plural": "foos", "kind": "Foo" }, "versions": [
+                { "name": "v1", "served": true, "storage": true, "schema": { "openAPIV3Schema": schema } }] },
+            "status": { "conditions": [{ "type": "Established", "status": "True" }] },
+        });
+        let rows = super::super::rows::rows(&definition.to_string().into()).unwrap();
+        [true, false].map(|simple| published(&rows[0], "#/", simple).unwrap())
+    }
+
+    /// What a schema's property becomes.
+    fn property(schema: Value) -> [Value; 2] {
+        both(&json!({ "type": "object", "properties": { "f": schema } })).map(|whole| whole["properties"]["f"].clone())
+    }
+
+    #[test]
+    fn every_object_has_its_header() {
+        for (simple, whole) in [true, false].into_iter().zip(both(&json!({ "properties": {} }))) {
+            assert_eq!((&whole["type"], &whole["properties"]["kind"]["type"]), (&json!("object"), &json!("string")));
+            let metadata = &whole["properties"]["metadata"];
+            let reference = if simple { metadata } else { &metadata["allOf"][0] };
+            assert_eq!(reference["$ref"], format!("#/{OBJECT_META}"));
+            assert!(metadata["description"].as_str().is_some_and(|words| words.starts_with("Standard object's")));
+        }
+        let free = json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true });
+        let [old, new] = both(&free);
+        assert_eq!(old, json!({ "type": "object" }));
+        assert!(new["properties"].get("metadata").is_some());
+    }
+
+    #[test]
+    fn old_clients_are_not_told_what_they_would_take_for_a_fault() {
+        let table = [
+            (
+                json!({ "type": "string", "default": "x", "oneOf": [{}], "anyOf": [{}], "allOf": [{}], "not": {},
+                    "x-kubernetes-validations": [{ "rule": "true" }], "maxLength": 3 }),
+                json!({ "type": "string", "maxLength": 3 }),
+            ),
+            (json!({ "type": "string", "nullable": true, "enum": ["a"], "maxLength": 3 }), json!({ "maxLength": 3 })),
+            (json!({ "type": "string", "nullable": false }), json!({ "type": "string" })),
+            (
+                json!({ "type": "string", "x-kubernetes-int-or-string": true }),
+                json!({ "x-kubernetes-int-or-string": true }),
+            ),
+            (
+                json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true, "required": ["a"],
+                    "properties": { "a": { "type": "string" } } }),
+                json!({ "x-kubernetes-preserve-unknown-fields": true }),
+            ),
+            (
+                json!({ "type": "array", "items": { "type": "object", "required": ["a", "b"], "properties": {
+                    "a": { "type": "string", "nullable": true }, "b": { "type": "string", "default": "x" } } } }),
+                json!({ "type": "array", "items": { "type": "object", "required": ["b"], "properties": {
+                    "a": {}, "b": { "type": "string" } } } }),
+            ),
+            (
+                json!({ "type": "object", "additionalProperties": { "type": "object", "required": ["a"],
+                    "properties": { "a": { "type": "string", "nullable": true } } } }),
+                json!({ "type": "object", "additionalProperties": { "type": "object", "properties": { "a": {} } } }),
+            ),
+        ];
+        for (schema, simple) in table {
+            assert_eq!(property(schema.clone()), [simple, schema]);
+        }
+    }
+
+    #[test]
+    fn an_object_within_the_object_has_a_header_too() {
+        let embedded = |inner: Value| {
+            let mut schema = json!({ "type": "object", "x-kubernetes-embedded-resource": true });
+            schema.as_object_mut().unwrap().extend(inner.as_object().unwrap().clone());
+            schema
+        };
+        for wrap in [
+            |inner: Value| inner,
+            |inner: Value| json!({ "type": "array", "items": inner }),
+            |inner: Value| json!({ "type": "object", "additionalProperties": inner }),
+        ] {
+            let inner = |found: &Value| match (found.get("items"), found.get("additionalProperties")) {
+                (Some(inner), _) | (None, Some(inner)) => inner.clone(),
+                _ => found.clone(),
+            };
+            for found in property(wrap(embedded(json!({ "required": ["kind", "spec"] })))) {
+                let found = inner(&found);
+                assert_eq!(found["required"], json!(["kind", "spec", "apiVersion"]));
+                assert_eq!(found["properties"]["apiVersion"]["type"], "string");
+            }
+        }
+        let free = embedded(json!({ "x-kubernetes-preserve-unknown-fields": true }));
+        let [old, new] = property(free);
+        assert_eq!((old.get("properties"), &new["required"]), (None, &json!(["kind", "apiVersion"])));
+    }
+}
