@@ -216,7 +216,7 @@ impl<'a, 'n> Estimator<'a, 'n> {
                     Extent::Schema(item) => Some(item),
                     Extent::Size(..) => None,
                 };
-                (tenth(sum), Extent::Size(sum, item))
+                (tenth(sum).max(1), Extent::Size(sum, item))
             }
             "_[_]" | "_[?_]" => (1, extent(0).item()),
             "hasValue" | "value" | "or" | "optional.of" | "dyn" => (1, extent(0)),
@@ -239,7 +239,7 @@ impl<'a, 'n> Estimator<'a, 'n> {
             | "isQuantity" | "ip" | "isIP" | "cidr" | "isCIDR" | "containsIP" | "containsCIDR" | "validate"
             | "semver" | "isSemver" | "reverse" | "sort" | "distinct" | "string" | "bytes" => {
                 let largest = given.iter().map(|(_, extent)| extent.size()).max().unwrap_or(1);
-                (tenth(largest), Extent::Size(size(0).max(1), None))
+                (tenth(largest).max(1), Extent::Size(size(0).max(1), None))
             }
             _ => (1, Extent::unknown()),
         };

@@ -124,6 +124,9 @@ fn operators_and_functions_cost_what_they_look_at() {
         (map(plain("duration")), 42, "self[\"c\"] == self[\"d\"]", 8, 8),
         (map(plain("integer")), 10, "oldSelf.size() == self.size()", 5, 5),
         (map(plain("date-time")), 7, "self[\"a\"] == self[\"b\"]", 8, 8),
+        // What looks at a number alone costs one.
+        (list(plain("integer")), 10, "self[0] + self[1] > 2", 6, 6),
+        (list(plain("integer")), 10, "string(self[0]).startsWith('1')", 4, 4),
         (json!({ "type": "string", "enum": ["A", "LongValue", "B"] }), 1000, "self.contains('A')", 2, 401),
     ];
     assert_eq!(differing(table), [""; 0]);

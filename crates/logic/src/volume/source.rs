@@ -160,8 +160,10 @@ fn of_snapshot<'a>(
         return Err(format!("snapshot {name} was made by driver \"{}\"", content.spec.driver));
     }
     let mode = content.spec.source_volume_mode.as_deref();
-    if mode.is_some_and(|mode| mode != claim_mode(claim)) && annotation(&content.metadata, ALLOW_MODE_CHANGE) != "true"
-    {
+    // The words that Go's reader of truth values takes.
+    let is_allowed =
+        matches!(annotation(&content.metadata, ALLOW_MODE_CHANGE), "true" | "True" | "TRUE" | "t" | "T" | "1");
+    if mode.is_some_and(|mode| mode != claim_mode(claim)) && !is_allowed {
         return Err(format!(
             "requested volume {} modifies the mode of the source volume but does not have permission to do so. \
                 {ALLOW_MODE_CHANGE} annotation is not \"true\" on snapshotcontent {bound}",
