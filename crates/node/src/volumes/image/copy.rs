@@ -123,7 +123,6 @@ fn gone(path: &Path) -> io::Result<()> {
 fn copy_all(copies: &[Copy<'_>], hold: Hold<'_>) -> Result<Vec<Fresh>, VolumeError> {
     let mut open = Vec::new();
     let mut mounted = Vec::new();
-    let mut in_use = 0;
     for copy in copies {
         let (file, writers) = source(copy.from)?;
         let how = if matches!(writers, Writers::Device(_)) { How::Shared } else { How::Any };
@@ -131,7 +130,6 @@ fn copy_all(copies: &[Copy<'_>], hold: Hold<'_>) -> Result<Vec<Fresh>, VolumeErr
             Writers::Nobody => {}
             Writers::Mounted(point) => mounted.push(point),
             Writers::Device(device) => {
-                in_use += 1;
                 // What is to be written anyway is in the copy.
                 device.flush().map_err(VolumeError::io(format!("writing out {}", device.path().display())))?;
             }
@@ -139,7 +137,7 @@ fn copy_all(copies: &[Copy<'_>], hold: Hold<'_>) -> Result<Vec<Fresh>, VolumeErr
         let target = target(copy.to).map_err(VolumeError::io(format!("making {}", copy.to.dir.display())))?;
         open.push((file, target, how));
     }
-    if in_use > 1 {
+    if open.iter().filter(|(.., how)| matches!(how, How::Shared)).count() > 1 {
         let why = "several block devices that are in use cannot be copied at one moment; they can be copied while no \
                    pod uses them";
         return Err(VolumeError::Refused(why.to_owned()));
