@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::jiff::Timestamp;
 use crate::kinds::{FLOW_SCHEMA, PRIORITY_LEVEL_CONFIGURATION};
-use crate::{Kind, object, time};
+use crate::{Kind, object, parameters, time};
 
 /// The group of both kinds.
 pub const GROUP: &str = "flowcontrol.apiserver.k8s.io";
@@ -48,7 +48,7 @@ impl Default {
 
     /// The stored object as it should be, where it should be another.
     pub fn updated(&self, stored: &Value) -> Option<Value> {
-        let noted = boolean(object::text(stored, &["metadata", "annotations", AUTO_UPDATE]));
+        let noted = parameters::boolean(object::text(stored, &["metadata", "annotations", AUTO_UPDATE]));
         let is_untouched = object::at(stored, &["metadata", "generation"]).and_then(Value::as_i64) == Some(1);
         let follows = self.is_mandatory() || noted.unwrap_or(is_untouched);
         let mut new = stored.clone();
@@ -91,15 +91,6 @@ pub fn dangling(level: &str, is_there: bool, since: Timestamp) -> Value {
     };
     json!({ "type": "Dangling", "status": status, "reason": reason, "message": message,
         "lastTransitionTime": time::rfc3339(since) })
-}
-
-/// What Go reads as a boolean.
-fn boolean(text: &str) -> Option<bool> {
-    match text {
-        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
-        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
-        _ => None,
-    }
 }
 
 fn read() -> Vec<Default> {
@@ -246,7 +237,7 @@ mod tests {
             let new = made.updated(&object).unwrap_or(object);
             let shares = &new["spec"]["limited"]["nominalConcurrencyShares"];
             assert_eq!(*shares, if follows { 100 } else { 1 }, "{note:?} {generation}");
-            let noted = new["metadata"]["annotations"][AUTO_UPDATE].as_str().and_then(boolean);
+            let noted = new["metadata"]["annotations"][AUTO_UPDATE].as_str().and_then(parameters::boolean);
             assert_eq!((noted, &new["metadata"]["labels"]["team"]), (Some(follows), &json!("a")));
             assert_eq!(made.updated(&new), None, "{note:?} {generation}");
         }

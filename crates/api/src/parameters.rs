@@ -1,9 +1,18 @@
-//! Values of query parameters, as Kubernetes reads them.
+//! Values of query parameters and of annotations, as Kubernetes reads them.
 
 /// A boolean parameter: anything is true but `false` (in whatever letters) and `0`. A parameter without a value is
 /// true, too; one that is not there is the caller's to tell. Python's clients send `True`.
 pub fn is_true(value: &str) -> bool {
     value != "0" && !value.eq_ignore_ascii_case("false")
+}
+
+/// What Go reads as a boolean (`strconv.ParseBool`): a flag that is written as a text.
+pub fn boolean(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
 }
 
 /// Whether a parameter is a duration as Go writes it: `1m30s`, `0`.
@@ -13,7 +22,20 @@ pub fn is_duration(value: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_duration, is_true};
+    use super::{boolean, is_duration, is_true};
+
+    #[test]
+    fn a_boolean_is_one_of_go_s_words() {
+        for text in ["1", "t", "T", "true", "TRUE", "True"] {
+            assert_eq!(boolean(text), Some(true), "{text:?}");
+        }
+        for text in ["0", "f", "F", "false", "FALSE", "False"] {
+            assert_eq!(boolean(text), Some(false), "{text:?}");
+        }
+        for text in ["", "tRUE", "yes", " true", "2"] {
+            assert_eq!(boolean(text), None, "{text:?}");
+        }
+    }
 
     #[test]
     fn a_duration_has_units() {

@@ -10,7 +10,7 @@
 
 use k8s_openapi::api::core::v1::{Node, ObjectReference, PersistentVolume, PersistentVolumeClaim};
 use mainstay_api::snapshots::{VolumeSnapshot, VolumeSnapshotContent};
-use mainstay_api::{Kind, ObjectKey, kinds};
+use mainstay_api::{Kind, ObjectKey, kinds, parameters};
 
 use super::{
     BUILT_IN, MADE_ON, PROVISIONED_BY, annotation, capacity, claim_ref, image_size, is_bound, is_held_by, is_image,
@@ -160,9 +160,7 @@ fn of_snapshot<'a>(
         return Err(format!("snapshot {name} was made by driver \"{}\"", content.spec.driver));
     }
     let mode = content.spec.source_volume_mode.as_deref();
-    // The words that Go's reader of truth values takes.
-    let is_allowed =
-        matches!(annotation(&content.metadata, ALLOW_MODE_CHANGE), "true" | "True" | "TRUE" | "t" | "T" | "1");
+    let is_allowed = parameters::boolean(annotation(&content.metadata, ALLOW_MODE_CHANGE)) == Some(true);
     if mode.is_some_and(|mode| mode != claim_mode(claim)) && !is_allowed {
         return Err(format!(
             "requested volume {} modifies the mode of the source volume but does not have permission to do so. \

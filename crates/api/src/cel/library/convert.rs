@@ -6,6 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::{Answer, Context, time};
 use crate::cel::Error;
 use crate::cel::value::Value;
+use crate::parameters::boolean;
 
 /// Calls one of these functions.
 pub fn call<'a>(function: &str, args: &[Value<'a>], context: &mut Context<'_>) -> Answer<'a> {
@@ -28,11 +29,9 @@ pub fn call<'a>(function: &str, args: &[Value<'a>], context: &mut Context<'_>) -
         ("uint", [value]) => uint(value),
         ("double", [value]) => double(value),
         ("bool", [Value::Bool(flag)]) => Ok(Value::Bool(*flag)),
-        ("bool", [Value::String(text)]) => match &**text {
-            "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(Value::Bool(true)),
-            "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(Value::Bool(false)),
-            _ => Err(Error::failed("type conversion error from 'string' to 'bool'")),
-        },
+        ("bool", [Value::String(text)]) => {
+            boolean(text).map(Value::Bool).ok_or_else(|| Error::failed("type conversion error from 'string' to 'bool'"))
+        }
         ("string", [Value::Bytes(bytes)]) => match std::str::from_utf8(bytes) {
             Ok(text) => Ok(Value::text(text)),
             Err(_) => Err(Error::failed("invalid UTF-8 in bytes, cannot convert to string")),

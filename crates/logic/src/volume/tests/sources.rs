@@ -139,6 +139,8 @@ fn v4_a_claim_is_of_the_volume_mode_of_what_fills_it() {
         (of_snapshot, CONTENT, of_block.clone(), block.clone(), "n1/snapshot-1"),
         (of_snapshot, CONTENT, of_block.clone(), nothing.clone(), "modifies the mode of the source volume"),
         (of_snapshot, CONTENT, with(of_block.clone(), allowed("true")), nothing.clone(), "n1/snapshot-1"),
+        (of_snapshot, CONTENT, with(of_block.clone(), allowed("True")), nothing.clone(), "n1/snapshot-1"),
+        (of_snapshot, CONTENT, with(of_block.clone(), allowed("yes")), nothing.clone(), "modifies the mode"),
         (of_snapshot, CONTENT, with(of_block, allowed("false")), nothing.clone(), "modifies the mode"),
         (of_snapshot, CONTENT, nothing.clone(), block, "n1/snapshot-1"),
     ];
